@@ -1,0 +1,15 @@
+"""The errors users meet. Each message names the module path, the candidate, the rule broken and the way out."""
+
+from __future__ import annotations
+
+
+class FastkernelsError(Exception):
+    """Base of every error this library raises on purpose."""
+
+
+class CandidateError(FastkernelsError):
+    """A candidate cannot be loaded, built or called as its task's interface says."""
+
+
+class PatchError(FastkernelsError):
+    """A patch cannot be applied or undone as asked; the model is as it was before the call."""

@@ -1,0 +1,123 @@
+"""A site: a place in a live model that computes a task, and how to translate between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastkernels.patches.source import Source
+from fastkernels.tasks import Task, get_task
+
+Forward = Callable[..., Any]
+# Runs one or more calls through a forward in the host's convention and returns the tensors to compare.
+Scenario = Callable[[Forward], list[torch.Tensor]]
+# Host arguments to interface arguments, or the reason why this call must stay with the original.
+Enter = Callable[[tuple[Any, ...], dict[str, Any]], "tuple[Any, ...] | str"]
+Leave = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """Random inputs for scenarios: the same values for every dtype, rounded first to the site's own dtype."""
+
+    seed: int
+    device: torch.device
+    dtype: torch.dtype
+    site_dtype: torch.dtype
+
+    def normal(self, *shape: int, scale: float = 1.0, salt: int = 0) -> torch.Tensor:
+        """Normal values of this shape; ``salt`` tells one draw of a scenario from another."""
+        generator = torch.Generator().manual_seed(self.seed * 1009 + salt)
+        values = torch.randn(shape, generator=generator) * scale
+        return values.to(self.site_dtype).to(self.device, self.dtype)
+
+    def integers(self, *shape: int, high: int, salt: int = 0) -> torch.Tensor:
+        """Integers from 0 to ``high - 1``, int64."""
+        generator = torch.Generator().manual_seed(self.seed * 1009 + salt)
+        return torch.randint(high, shape, generator=generator).to(self.device)
+
+    def table(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A given float tensor (a RoPE table, a mask), rounded and moved like the draws."""
+        return tensor.to(self.site_dtype).to(self.device, self.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """One reading of a module as a task, to be decided by the numerical probe.
+
+    Args:
+        task: name of the task.
+        facts: keyword arguments of the interface's constructor.
+        state: the interface's state names, each with its source in the module.
+        enter, leave: translate a call; ``leave`` None returns the interface's result as it is.
+        scenarios: probe inputs in the host's convention.
+        evidence: ``class``, ``fingerprint`` or ``schema``: how the module came to be proposed.
+        inner: dotted names of submodules that the interface computes in the module's stead.
+        parts: interface attribute to dotted name of the inner site that it is the image of.
+        reads: attributes of the module that ``facts`` or ``enter`` froze.
+        drops: the module applies dropout in training mode, which the interface does not.
+        on_live_weights: probe the module itself; else a clone with random weights.
+        moves: the module's parameters may be probed on another device (no device-bound state).
+    """
+
+    task: str
+    facts: Mapping[str, Any]
+    state: Mapping[str, Source]
+    enter: Enter
+    leave: Leave | None = None
+    scenarios: Callable[[Draws], Iterator[Scenario]]
+    evidence: str = "schema"
+    inner: tuple[str, ...] = ()
+    parts: Mapping[str, str] = field(default_factory=dict)
+    reads: tuple[str, ...] = ()
+    drops: bool = False
+    on_live_weights: bool = False
+
+    def as_forward(self, implementation: Forward) -> Forward:
+        """``implementation`` of the interface as a forward in the host's convention."""
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            call = self.enter(args, kwargs)
+            if isinstance(call, str):
+                raise ProbeRefusal(call)
+            result = implementation(*call)
+            return result if self.leave is None else self.leave(result)
+
+        return forward
+
+
+class ProbeRefusal(Exception):
+    """A probe's own call does not fit the adapter: the proposal is wrong, not the model."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Site:
+    """A recognised place: ``module`` at ``path`` computes ``proposal.task``; ``group`` shares one probe verdict."""
+
+    path: str
+    module: nn.Module
+    proposal: Proposal
+    group: str
+    error: str
+
+    @property
+    def task(self) -> Task:
+        return get_task(self.proposal.task)
+
+    @property
+    def name(self) -> str:
+        """``path (Class)`` for messages."""
+        return f"{self.path or '(model)'} ({type(self.module).__name__})"
+
+
+def one_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | str:
+    """Enter for modules that take one tensor, by position or by whatever name."""
+    if len(args) == 1 and not kwargs:
+        return args
+    if not args and len(kwargs) == 1:
+        return tuple(kwargs.values())
+    return f"called with {len(args)} positional and {sorted(kwargs)} keyword arguments"

@@ -1,0 +1,109 @@
+"""RoPE tables of a transformers model: which rotary module feeds an attention module, and how its table is laid out."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fastkernels.patches.recognise import Host
+
+
+@dataclass(frozen=True)
+class Table:
+    """Full tables (1, S, width) as the model passes them, and how a half-width table is taken from them."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    layout: str  # "cat": both halves equal; "interleave": neighbours equal; "half": half-width already
+
+    @property
+    def rotary_dim(self) -> int:
+        return self.cos.shape[-1] * (2 if self.layout == "half" else 1)
+
+
+class Halves:
+    """Takes half-width tables out of the model's, once for all layers that get the same pair in a step."""
+
+    def __init__(self, layout: str) -> None:
+        self.layout = layout
+        self._of: object = None
+        self._halves: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def __call__(self, tables: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.layout == "half":
+            return tables
+        if tables is self._of and self._halves is not None:
+            return self._halves
+        cos, sin = tables
+        half = cos.shape[-1] // 2
+        cut = (lambda t: t[..., :half]) if self.layout == "cat" else (lambda t: t[..., ::2])
+        halves = cut(cos), cut(sin)
+        if not torch.compiler.is_compiling():
+            self._of, self._halves = tables, halves
+        return halves
+
+
+def rotary_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Modules that turn (x, position_ids) into (cos, sin), by path."""
+    found = []
+    for path, module in model.named_modules():
+        names = list(inspect.signature(type(module).forward).parameters)[1:3]
+        if any("inv_freq" in b for b in module._buffers) and names == ["x", "position_ids"]:
+            found.append((path, module))
+    return found
+
+
+def table_for(module: nn.Module, host: Host, *, length: int) -> Table | None:
+    """The table that the model would pass to ``module`` for positions 0 .. length-1, on the CPU in float32."""
+    original = host.images.get(id(module), module)
+    path = next((p for p, m in host.model.named_modules() if m is original), "")
+    best: tuple[int, nn.Module] | None = None
+    for where, rotary in rotary_modules(host.model):
+        owner = where.rpartition(".")[0]
+        if path.startswith(owner) and (best is None or len(owner) > best[0]):
+            best = (len(owner), rotary)
+    if best is None:
+        return None
+    return _tables(best[1], _layer_type(original), length)
+
+
+def _layer_type(module: nn.Module) -> str | None:
+    own = getattr(module, "layer_type", None)
+    types = getattr(getattr(module, "config", None), "layer_types", None)
+    index = getattr(module, "layer_idx", None)
+    if isinstance(own, str) or types is None or index is None or index >= len(types):
+        return own if isinstance(own, str) else None
+    return types[index]
+
+
+def _tables(rotary: nn.Module, layer_type: str | None, length: int) -> Table | None:
+    if any(b.is_meta for b in rotary.buffers()):
+        rotary = type(rotary)(config=rotary.config)
+    clone = copy.deepcopy(rotary).to("cpu")
+    arguments: dict[str, object] = {}
+    if "layer_type" in inspect.signature(type(rotary).forward).parameters:
+        arguments["layer_type"] = layer_type
+    with torch.no_grad():
+        try:
+            out = type(clone).forward(clone, torch.zeros(1, length, 8), torch.arange(length)[None], **arguments)
+        except (TypeError, ValueError, KeyError, RuntimeError, AttributeError):
+            return None
+    if not (isinstance(out, tuple) and len(out) == 2 and all(isinstance(t, torch.Tensor) for t in out)):
+        return None
+    cos, sin = (t.float() for t in out)
+    if cos.dim() != 3 or length < 2:
+        return None
+    return Table(cos=cos, sin=sin, layout=_layout(sin))
+
+
+def _layout(sin: torch.Tensor) -> str:
+    half = sin.shape[-1] // 2
+    if sin.shape[-1] % 2 == 0 and torch.equal(sin[..., :half], sin[..., half:]):
+        return "cat"
+    if sin.shape[-1] % 2 == 0 and torch.equal(sin[..., ::2], sin[..., 1::2]):
+        return "interleave"
+    return "half"

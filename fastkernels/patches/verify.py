@@ -1,0 +1,79 @@
+"""Is a candidate right at a site? The original, the candidate and a high-precision oracle on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastkernels.errors import CandidateError
+from fastkernels.patches.build import bound_reference
+from fastkernels.patches.dispatch import check_output
+from fastkernels.patches.probe import quiet
+from fastkernels.patches.site import Draws, Forward, ProbeRefusal, Proposal
+from fastkernels.tasks import get_task
+from fastkernels.tasks.accuracy import Error, measure, worst
+
+
+def verify(
+    *,
+    module: nn.Module,
+    proposal: Proposal,
+    implementation: Forward,
+    original: Forward,
+    dtype: torch.dtype,
+    device: torch.device,
+    where: str,
+    label: str,
+) -> str | None:
+    """Runs the proposal's scenarios on the live weights; returns None, or why the candidate is refused.
+
+    The oracle is the task's reference in float64 (float32 for half precision); the candidate's error may be the
+    original's own times the accuracy class's factor plus its floor.
+    """
+    task = get_task(proposal.task)
+    wide = torch.float64 if dtype == torch.float32 else torch.float32
+    with quiet(module):
+        reference = bound_reference(module, proposal, dtype=wide)
+        base_errors: list[Error] = []
+        errors: list[Error] = []
+
+        def draws(as_dtype: torch.dtype) -> Draws:
+            return Draws(seed=11, device=device, dtype=as_dtype, site_dtype=dtype)
+
+        candidate = proposal.as_forward(implementation)
+        oracles = proposal.scenarios(draws(wide))
+        for scenario, oracle_scenario in zip(proposal.scenarios(draws(dtype)), oracles, strict=True):
+            try:
+                oracle = oracle_scenario(proposal.as_forward(reference.forward))
+            except ProbeRefusal as refusal:
+                return f"its own probe call is not carried over: {refusal}"
+            want = scenario(original)
+            got = _run(scenario, candidate, where=where, label=label, task=task.name)
+            check_output(got, want, where=where, label=label, task=task.name)
+            base_errors += [measure(w, o) for w, o in zip(want, oracle, strict=True)]
+            errors += [measure(g, o) for g, o in zip(got, oracle, strict=True)]
+    base, error = worst(base_errors), worst(errors)
+    if task.accuracy.accepts(error, base, dtype):
+        return None
+    limit = task.accuracy.limit(base, dtype)
+    name = str(dtype).removeprefix("torch.")
+    return (
+        f"candidate {label} is off by {error} against the {wide} reference of {task.name} in {name}; "
+        f"the tolerance is {limit} (the original's own error: {base})"
+    ).replace("torch.", "")
+
+
+def _run(
+    scenario: Callable[[Forward], list[torch.Tensor]], candidate: Forward, *, where: str, label: str, task: str
+) -> list[Any]:
+    try:
+        return scenario(candidate)
+    except ProbeRefusal:
+        raise
+    except Exception as error:  # noqa: BLE001 - candidate code may raise anything; it is named, kept and re-raised
+        raise CandidateError(
+            f"{where}: candidate {label} raised {type(error).__name__} on a call that {task} allows: {error}"
+        ) from error

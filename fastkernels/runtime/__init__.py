@@ -1,0 +1,1 @@
+"""How candidates run: declarations, loading, building in the place of interfaces."""

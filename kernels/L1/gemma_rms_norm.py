@@ -1,0 +1,142 @@
+"""GemmaRMSNorm (its weight an offset from one), alone or after the residual add: one pass of one Triton kernel.
+
+On CPU a norm-reduction and in-place products."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+
+from fastkernels.runtime.candidate import candidate
+from fastkernels.tasks.interface import compute_dtype
+from fastkernels.tasks.L1 import gemma_rms_norm
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+MAX_WIDTH = 65536  # elements of a row that one block holds in registers (64 a thread at 32 warps)
+TILE = 4096  # elements a block should have at least, as far as rows of up to MAX_TILE_ROWS give them
+MAX_TILE_ROWS = 32
+
+if importlib.util.find_spec("triton") is not None:
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def _kernel(
+        x,
+        residual,
+        weight,
+        out,
+        total,
+        rows,
+        inner,
+        outer_stride,
+        inner_stride,
+        eps,
+        WIDTH: tl.constexpr,
+        BLOCK: tl.constexpr,
+        TILE_ROWS: tl.constexpr,
+        STRIDED: tl.constexpr,
+    ):
+        row = tl.program_id(0).to(tl.int64) * TILE_ROWS + tl.arange(0, TILE_ROWS)[:, None]
+        column = tl.arange(0, BLOCK)[None, :]
+        inside = column < WIDTH
+        mask = inside & (row < rows)
+        start = (row // inner) * outer_stride + (row % inner) * inner_stride if STRIDED else row * WIDTH
+        flat = row * WIDTH + column
+        value = tl.load(x + start + column, mask=mask, other=0.0)
+        if residual is not None:
+            value = (value.to(tl.float32) + tl.load(residual + flat, mask=mask, other=0.0).to(tl.float32)).to(
+                value.dtype
+            )
+            tl.store(total + flat, value, mask=mask)
+        wide = value.to(tl.float32)
+        normed = wide * tl.math.rsqrt(tl.sum(wide * wide, axis=1, keep_dims=True) / WIDTH + eps)
+        normed = normed * (1.0 + tl.load(weight + column, mask=inside, other=0.0).to(tl.float32))
+        tl.store(out + flat, normed.to(out.dtype.element_ty), mask=mask)
+else:
+    _kernel = None
+
+
+def _row_strides(x: torch.Tensor) -> tuple[int, int, int] | None:
+    """``(inner, outer_stride, inner_stride)``: where row r starts, if two strides can say it; else None."""
+    groups: list[list[int]] = []
+    for size, stride in zip(x.shape[:-1], x.stride()[:-1], strict=True):
+        if size == 1:
+            continue
+        if groups and groups[-1][1] == size * stride:
+            groups[-1] = [groups[-1][0] * size, stride]
+        else:
+            groups.append([size, stride])
+    if len(groups) > 2 or x.stride(-1) != 1:
+        return None
+    outer, inner = [[1, 0]] * (2 - len(groups)) + groups
+    return inner[0], outer[1], inner[1]
+
+
+def _launch(
+    x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    width = x.shape[-1]
+    strides = None
+    if not x.is_contiguous():
+        strides = _row_strides(x)
+        if strides is None:
+            x = x.contiguous()
+    if residual is not None and not residual.is_contiguous():
+        residual = residual.contiguous()
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    total = None if residual is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    rows = x.numel() // width if width else 0
+    if rows:
+        block = 1 << (width - 1).bit_length()
+        tile_rows = 1 if block >= TILE or rows == 1 else min(TILE // block, MAX_TILE_ROWS)
+        warps = 4 if block * tile_rows <= 2048 else 8 if block <= 8192 else 16 if block <= 16384 else 32
+        inner, outer_stride, inner_stride = strides or (1, 1, 1)
+        _kernel[((rows + tile_rows - 1) // tile_rows,)](
+            x,
+            residual,
+            weight,
+            out,
+            total,
+            rows,
+            inner,
+            outer_stride,
+            inner_stride,
+            eps,
+            width,
+            block,
+            tile_rows,
+            strides is not None,
+            num_warps=warps,
+        )
+    return out, total
+
+
+@candidate("gemma_rms_norm")
+class GemmaRMSNorm(gemma_rms_norm.GemmaRMSNorm):
+    """Runs the reference wherever gradients are asked for, and for what the kernel does not take (float64, say)."""
+
+    def forward(
+        self, x: torch.Tensor, residual: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        weight = self.weight
+        plain = residual is None or (residual.dtype == x.dtype and residual.shape == x.shape)
+        if not plain or x.dtype == torch.float64 or torch.is_grad_enabled() and _needs_grad(x, residual, weight):
+            return super().forward(x, residual)
+        if _kernel is not None and (x.is_cuda or INTERPRETED) and x.shape[-1] <= MAX_WIDTH:
+            out, total = _launch(x, residual, weight, self.eps)
+            return out if total is None else (out, total)
+        if residual is not None:
+            x = residual = residual + x
+        wide = x.to(compute_dtype(x))
+        mean = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(self.hidden_size)
+        scale = mean.add_(self.eps).rsqrt_()
+        normed = wide * scale if wide is x else wide.mul_(scale)
+        out = normed.mul_(weight.to(normed.dtype) + 1.0).to(x.dtype)
+        return out if residual is None else (out, residual)
+
+
+def _needs_grad(*tensors: torch.Tensor | None) -> bool:
+    return any(t is not None and t.requires_grad for t in tensors)

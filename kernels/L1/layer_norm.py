@@ -1,0 +1,118 @@
+"""LayerNorm: one Triton kernel that keeps a row in registers; on CPU torch's own, which is fused there."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+
+from fastkernels.runtime.candidate import candidate
+from fastkernels.tasks.L1 import layer_norm
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+MAX_WIDTH = 65536  # elements of a row that one block holds in registers (64 a thread at 32 warps)
+TILE = 4096  # elements a block should have at least, as far as rows of up to MAX_TILE_ROWS give them
+MAX_TILE_ROWS = 32
+
+if importlib.util.find_spec("triton") is not None:
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def _kernel(
+        x,
+        weight,
+        bias,
+        out,
+        rows,
+        inner,
+        outer_stride,
+        inner_stride,
+        eps,
+        WIDTH: tl.constexpr,
+        BLOCK: tl.constexpr,
+        TILE_ROWS: tl.constexpr,
+        STRIDED: tl.constexpr,
+    ):
+        row = tl.program_id(0).to(tl.int64) * TILE_ROWS + tl.arange(0, TILE_ROWS)[:, None]
+        column = tl.arange(0, BLOCK)[None, :]
+        inside = column < WIDTH
+        mask = inside & (row < rows)
+        start = (row // inner) * outer_stride + (row % inner) * inner_stride if STRIDED else row * WIDTH
+        wide = tl.load(x + start + column, mask=mask, other=0.0).to(tl.float32)
+        centred = tl.where(inside, wide - tl.sum(wide, axis=1, keep_dims=True) / WIDTH, 0.0)
+        normed = centred * tl.math.rsqrt(tl.sum(centred * centred, axis=1, keep_dims=True) / WIDTH + eps)
+        if weight is not None:
+            normed = normed * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+        if bias is not None:
+            normed = normed + tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+        tl.store(out + row * WIDTH + column, normed.to(out.dtype.element_ty), mask=mask)
+else:
+    _kernel = None
+
+
+def _row_strides(x: torch.Tensor) -> tuple[int, int, int] | None:
+    """``(inner, outer_stride, inner_stride)``: where row r starts, if two strides can say it; else None."""
+    groups: list[list[int]] = []
+    for size, stride in zip(x.shape[:-1], x.stride()[:-1], strict=True):
+        if size == 1:
+            continue
+        if groups and groups[-1][1] == size * stride:
+            groups[-1] = [groups[-1][0] * size, stride]
+        else:
+            groups.append([size, stride])
+    if len(groups) > 2 or x.stride(-1) != 1:
+        return None
+    outer, inner = [[1, 0]] * (2 - len(groups)) + groups
+    return inner[0], outer[1], inner[1]
+
+
+def _launch(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
+    width = x.shape[-1]
+    strides = None
+    if not x.is_contiguous():
+        strides = _row_strides(x)
+        if strides is None:
+            x = x.contiguous()
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    rows = x.numel() // width if width else 0
+    if rows:
+        block = 1 << (width - 1).bit_length()
+        tile_rows = 1 if block >= TILE or rows == 1 else min(TILE // block, MAX_TILE_ROWS)
+        warps = 4 if block * tile_rows <= 2048 else 8 if block <= 8192 else 16 if block <= 16384 else 32
+        inner, outer_stride, inner_stride = strides or (1, 1, 1)
+        _kernel[((rows + tile_rows - 1) // tile_rows,)](
+            x,
+            weight,
+            bias,
+            out,
+            rows,
+            inner,
+            outer_stride,
+            inner_stride,
+            eps,
+            width,
+            block,
+            tile_rows,
+            strides is not None,
+            num_warps=warps,
+        )
+    return out
+
+
+@candidate("layer_norm")
+class LayerNorm(layer_norm.LayerNorm):
+    """Runs torch's own on CPU, wherever gradients are asked for, and for what the kernel does not take."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight, bias = self.weight, self.bias
+        if (
+            _kernel is None
+            or not (x.is_cuda or INTERPRETED)
+            or x.dtype == torch.float64
+            or x.shape[-1] > MAX_WIDTH
+            or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)))
+        ):
+            return super().forward(x)
+        return _launch(x, weight, bias, self.eps)

@@ -1,0 +1,405 @@
+"""Tiny random models of (nearly) every transformers model type, with inputs, on the CPU and offline.
+
+A config is made by shrinking the type's default config attribute by attribute: every width becomes the same small
+number, so that two sub-models which meet at a projection still fit, and every stack keeps one layer of each kind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+import transformers
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.models.auto import modeling_auto
+
+WIDTH, FFN, HEADS, HEAD_DIM, LAYERS, VOCAB = 64, 96, 4, 16, 2, 128
+BATCH, SEQ, POSITIONS, IMAGE, PATCH, FRAMES, WAVE = 2, 12, 128, 64, 16, 64, 4000
+FIRST_ID, LAST_ID = 4, 64  # ids of ordinary tokens; special ones lie outside
+
+_MAPPINGS = ["MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_MAPPING_NAMES"]
+_MAPPINGS += [n for n in sorted(vars(modeling_auto)) if n.startswith("MODEL_") and n.endswith("_MAPPING_NAMES")]
+
+
+def _class_names() -> dict[str, list[str]]:
+    """The model classes of each type, the one to prefer first."""
+    names: dict[str, list[str]] = {}
+    for mapping in _MAPPINGS:
+        for model_type, name in getattr(modeling_auto, mapping).items():
+            names.setdefault(model_type, []).extend([name] if isinstance(name, str) else name)
+    return names
+
+
+_CLASSES = _class_names()
+MODEL_TYPES: list[str] = sorted(_CLASSES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """A small model in eval mode with inputs it accepts."""
+
+    model_type: str
+    model: PreTrainedModel
+    inputs: dict[str, Any]
+
+    def run(self) -> list[torch.Tensor]:
+        """The floating point tensors of one forward pass, in the order of the output's fields."""
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a few forwards draw noise
+            return list(_floats(self.model(**self.inputs)))
+
+
+def _floats(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, Cache):
+        return
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _floats(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _floats(item)
+
+
+# --- configs -------------------------------------------------------------------------------------------------------
+
+# The first pattern which matches an attribute's whole name says what becomes of its numbers.
+_SET, _CAP = "set", "cap"
+_RULES: list[tuple[str, str, int]] = [
+    (r"num_kv_shared_layers", _SET, 0),
+    (r"(first_k_dense_replace|num_dense_layers|num_nextn_predict_layers|num_mtp_layers)", _CAP, 1),
+    (r"(num_hidden_groups|inner_group_num|num_residual_layers|num_adapter_layers|max_window_layers)", _CAP, LAYERS),
+    (r"(depth|layers|n_layers?|.*_layers|.*_depth|.*_num_blocks|num_blocks|resampler_depth)", _CAP, LAYERS),
+    (r"(.*num_key_value_heads|num_kv_heads|kv_n_heads|linear_num_key_heads)", _CAP, 2),
+    (r"mamba_n(um)?_heads", _SET, 8),
+    (r"upsample_groups", _SET, WIDTH),
+    (r"rotary_dim", _CAP, HEAD_DIM // 2),
+    (r"window_size", _CAP, 2),
+    (r"(n_head|.*_heads|attention_heads)", _SET, HEADS),
+    (r"(.*head_dim|d_kv|d_head|kv_channels|.*head_size|dim_head|mamba_d_head)", _SET, HEAD_DIM),
+    (r"(num_experts|n_routed_experts|num_local_experts|moe_num_experts|num_routed_experts)", _CAP, 4),
+    (r"(num_experts_per_tok(en)?|moe_top_?k|moe_k|top_k_experts|n_group|num_expert_group)", _CAP, 2),
+    (r"topk_group", _CAP, 1),
+    (r"(.*intermediate_(size|dim)|.*intermediate_size_mlp|.*ffn_dim|d_ff|dff|dim_ff|.*mlp_dim|.*ffn_hidden_size"
+     r"|d_inner|n_inner|.*feedforward_dim|.*dim_feedforward|feed_forward_size|.*feed_forward_hidden_size"
+     r"|.*mlp_hidden_size|share_expert_dim|shared_expert_intermediate_size)", _SET, FFN),
+    (r"(q|kv|o)_lora_rank", _SET, 32),
+    (r"(vocab_size|.*_vocab_size|vocab_size_.*|codebook_size|num_embeddings|encoder_hash_byte_group_vocab)", _CAP, VOCAB),
+    (r"max_source_positions", _CAP, FRAMES // 2),
+    (r"(max_.*positions?(_embeddings)?|.*_max_position_embeddings|n_positions|n_ctx|num_position_embeddings)", _CAP, POSITIONS),
+    (r"(sliding_window|attention_window|local_attention|attention_chunk_size|attention_window_size)", _CAP, 8),
+    (r"(hidden_size|.*_hidden_size|d_model|n_embd|dim|embed_dim|.*_embed_dim|embedding_size|.*_embedding_size"
+     r"|hidden_dim|.*_hidden_dim|embedding_dim|projection_dim|.*proj(ection)?_dim|out_hidden_size|output_dim"
+     r"|text_hidden_size|.*_projection_size|word_embed_proj_dim|lru_width|hidden_sizes|.*_hidden_sizes|embed_dims"
+     r"|entity_emb_size|.*_out_dim|.*_in_dim|fpn_feature_size|mask_feature_size|emb_dim|.*d_latents|project_dim"
+     r"|encoder_width|hidden_size_.*|codevector_dim|classifier_proj_size)", _SET, WIDTH),
+    (r"image_size|img_size|pretrain_image_size|input_size", _CAP, IMAGE),
+    (r"patch_size", _CAP, PATCH),
+    (r"(num_queries|num_query_tokens|.*num_latents|resampler_n_latents|num_proposals|.*_num_proposals)", _CAP, 8),
+    (r"(depths|.*_depths|blocks_per_stage|num_block_repeats|stage_num_blocks)", _CAP, LAYERS),
+    (r"(conv_dim|tdnn_dim|num_filters|upsample_initial_channel|conv_channels|.*conv_channels?)", _CAP, 32),
+    (r"(num_conv_pos_embedding_groups)", _CAP, 2),
+    (r"(chunk_size|mamba_chunk_size)", _CAP, 8),
+]  # fmt: skip
+_COMPILED = [(re.compile(pattern), how, number) for pattern, how, number in _RULES]
+_SCALED = re.compile(r"(.*hidden_sizes|embed_dims|embed_dim|num_heads|num_attention_heads.*|embed_dim_per_stage)")
+_INDICES = re.compile(
+    r"(?!encode).*(indexes|indices|_idxs|layer_ids|hook_ids|cross_attention_layers|moe_layers|extract_layers"
+    r"|target_layers|global_attention_blocks)"
+)
+_TOKEN = re.compile(r".*(token_id|token_index|_id|token_ids)")
+_BASE_FIELDS = {f.name for f in dataclasses.fields(PreTrainedConfig)}
+
+
+class _Shrinker:
+    def __init__(self) -> None:
+        self.token_ids: dict[int, int] = {}
+
+    def token(self, value: int) -> int:
+        """A small id for a special token, the same wherever the large one stands."""
+        return self.token_ids.setdefault(value, VOCAB - 1 - len(self.token_ids)) if value >= LAST_ID else value
+
+    def number(self, name: str, value: int) -> int:
+        if value <= 0:
+            return value
+        for pattern, how, number in _COMPILED:
+            if pattern.fullmatch(name):
+                return number if how == _SET else min(value, number)
+        return self.token(value) if _TOKEN.fullmatch(name) else value
+
+    def value(self, name: str, value: Any) -> Any:
+        if isinstance(value, PreTrainedConfig):
+            return self.config(value)
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, int):
+            return self.number(name, value)
+        if isinstance(value, (list, tuple)) and value:
+            if all(isinstance(v, int) and v > 0 for v in value) and _SCALED.fullmatch(name):
+                # Stages of different widths keep their proportions.
+                unit = math.gcd(*value)
+                return type(value)(v // unit * (1 if "heads" in name else 16) for v in value)
+            if _INDICES.fullmatch(name):
+                return value if max(value) < LAYERS else type(value)([LAYERS - 1])
+            return type(value)(self.value(name, v) for v in value)
+        if isinstance(value, dict) and name not in ("id2label", "label2id", "rope_parameters"):
+            return {k: self.value(k, v) if isinstance(k, str) else v for k, v in value.items()}
+        return value
+
+    def config(self, default: PreTrainedConfig) -> PreTrainedConfig:
+        cls = type(default)
+        if cls.__name__.startswith("Timm"):
+            return _resnet(default)
+        override = dict(_CONFIG.get(cls.model_type, {}))
+        names = [f.name for f in dataclasses.fields(cls) if f.name not in _BASE_FIELDS]
+        values = {n: v for n in names if (v := _get(default, n, self)) is not self}
+        try:
+            plain = vars(cls())
+        except Exception:  # a config which needs arguments
+            plain = {}
+        new: dict[str, Any] = {}
+        layers = cls.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+        depth = values.get(layers)
+        if outputs := _get(default, "out_indices", None):
+            override.setdefault("out_indices", list(outputs))
+        if isinstance(depth, int) and depth > LAYERS:
+            per_layer = {n: v for n, v in values.items() if isinstance(v, (list, tuple)) and len(v) == depth}
+            kept = _one_of_each(list(per_layer.values()), depth)
+            stages = getattr(default, "stage_names", None)
+            if stages and len(stages) == depth + 1:  # a backbone which counts its layers as stages
+                wanted = len(default.out_indices)
+                kept = list(range(max(LAYERS, wanted)))
+                override["out_indices"] = [len(kept) + 1 - wanted + i for i in range(wanted)]
+            values.update({n: type(v)(v[i] for i in kept) for n, v in per_layer.items()})
+            new[layers] = len(kept)
+        new.update({n: values[n] for n, v in override.items() if v is ... and n in values})
+        override = {n: v for n, v in override.items() if v is not ...}
+        if "head_dim" in values and values["head_dim"] is None:
+            values["head_dim"] = HEAD_DIM
+        if values.get("num_key_value_heads") == values.get("num_attention_heads", 0):
+            new["num_key_value_heads"] = HEADS
+        for name, value in values.items():
+            small = new.get(name, self.value(name, value))
+            if name not in plain or not _same(small, plain[name]):
+                new[name] = small
+        if getattr(default, "rope_parameters", None):
+            new["rope_parameters"] = _shrink_rope(default.rope_parameters, cls.model_type)
+        return cls(**new | override)
+
+
+def _get(config: PreTrainedConfig, name: str, default: Any) -> Any:
+    try:
+        return getattr(config, name, default)
+    except Exception:  # an attribute which differs from layer to layer refuses to be read
+        return default
+
+
+def _same(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and not isinstance(a, PreTrainedConfig) and a == b
+
+
+def _one_of_each(lists: list[Any], depth: int) -> list[int]:
+    """Layers of which the per-layer lists together show every value; lists with a value for each layer don't count."""
+    kept: set[int] = set()
+    for items in lists:
+        firsts = {repr(v): i for i, v in reversed(list(enumerate(items)))}
+        if len(firsts) <= 4:
+            kept |= set(firsts.values())
+    rest = (i for i in range(depth) if i not in kept)
+    while len(kept) < LAYERS:
+        kept.add(next(rest))
+    return sorted(kept)
+
+
+def _shrink_rope(rope: dict[str, Any], model_type: str) -> dict[str, Any]:
+    if all(isinstance(v, dict) for v in rope.values()):
+        return {k: _shrink_rope(v, model_type) for k, v in rope.items()}
+    rope = dict(rope)
+    rotated = int(HEAD_DIM * rope.get("partial_rotary_factor", 1.0)) // 2
+    if sections := rope.get("mrope_section", [16, 24, 24] if model_type in _MROPE else None):
+        small = [max(1, v * rotated // sum(sections)) for v in sections]
+        small[0] += rotated - sum(small)
+        rope["mrope_section"] = small
+    for key in ("short_factor", "long_factor"):
+        if key in rope:
+            rope[key] = rope[key][:rotated]
+    return rope
+
+
+def _resnet(timm: PreTrainedConfig) -> PreTrainedConfig:
+    """timm is no dependency of ours: a ResNet with as many outputs stands in."""
+    return transformers.ResNetConfig(
+        embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1] * 4, layer_type="basic",
+        out_indices=list(getattr(timm, "out_indices", None) or [4]),
+    )  # fmt: skip
+
+
+# --- special cases -------------------------------------------------------------------------------------------------
+
+# Their code has a default for the sections, which fits only the full head size.
+_MROPE = {"qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text", "glm4v_moe_text", "glm_image_text", "glm_ocr_text"}
+
+# What to give the constructor of a config of this model type, at whatever depth it is met.
+_CONFIG: dict[str, dict[str, Any]] = {
+    "mamba2": {"num_heads": 8},  # expand * hidden_size / head_dim
+}
+
+
+def tiny_config(model_type: str) -> PreTrainedConfig:
+    cls = CONFIG_MAPPING[model_type]
+    return _Shrinker().config(cls(**(_CONFIG.get(model_type, {}) if cls.has_no_defaults_at_init else {})))
+
+
+# --- inputs --------------------------------------------------------------------------------------------------------
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, bool]:
+    """The named parameters of a function, and whether each one is required."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default is p.empty for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+
+
+class _Inputs:
+    """Makes the inputs of a model by the names in its forward's signature."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model, self.config = model, model.config
+        self.random = torch.Generator().manual_seed(0)
+        self.names = _parameters(model.forward)
+        main = model.main_input_name
+        self.main = [main] if isinstance(main, str) else list(main)
+
+    def find(self, *names: str, default: Any = None) -> Any:
+        """The first of these attributes, in the config or the nearest sub-config which has one."""
+        queue = [self.config]
+        while queue:
+            config = queue.pop(0)
+            for name in names:
+                if (value := _get(config, name, None)) is not None:
+                    return value
+            queue += [v for v in vars(config).values() if isinstance(v, PreTrainedConfig)]
+        return default
+
+    def floats(self, *shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=self.random)
+
+    def ints(self, low: int, high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(low, high, shape, generator=self.random)
+
+    def ids(self, length: int = SEQ) -> torch.Tensor:
+        vocab = _get(self.config.get_text_config(), "vocab_size", None)
+        vocab = vocab or self.find("vocab_size", "text_vocab_size", "encoder_vocab_size", default=VOCAB)
+        return self.ints(min(FIRST_ID, vocab - 1), min(vocab, LAST_ID), BATCH, length)
+
+    def image(self) -> tuple[int, int, int]:
+        size = self.find("image_size", "img_size", "input_size", default=IMAGE * 2)
+        if isinstance(size, Mapping):
+            size = [size["height"], size["width"]]
+        height, width = (size, size) if isinstance(size, int) else size[-2:]
+        return self.find("num_channels", "in_channels", "in_chans", default=3), height, width
+
+    def patches(self) -> torch.Tensor:
+        channels, patch = self.find("in_channels", "in_chans", "num_channels", default=3), self.find("patch_size")
+        return self.floats(BATCH * 16, channels * self.find("temporal_patch_size", default=1) * patch * patch)
+
+    def ways(self, name: str) -> list[Callable[[], Any]]:
+        """Ways to make an input, the likelier first."""
+        mel = self.find("feature_projection_input_dim", "num_mel_bins", "input_dim", "feature_size", "input_feat_size", "n_mels", default=80)
+        grid = torch.tensor([[1, 4, 4]] * BATCH)
+        frames = [lambda: self.floats(BATCH, self.find("num_frames", default=2), *self.image())]
+        pixels = [lambda: self.floats(BATCH, *self.image()), *frames, self.patches]
+        if "image_grid_thw" in self.names or "grid_thw" in self.names:
+            pixels.reverse()
+        table: dict[str, list[Callable[[], Any]]] = {
+            "input_ids": [self.ids],
+            "decoder_input_ids": [lambda: self.ids(6)],
+            "pixel_values": pixels,
+            "pixel_values_videos": frames,
+            "image_sizes": [lambda: torch.tensor([self.image()[1:]] * BATCH)],
+            "hidden_states": [self.patches],
+            "grid_thw": [lambda: grid],
+            "image_grid_thw": [lambda: grid],
+            "input_features": [lambda: self.floats(BATCH, mel, FRAMES), lambda: self.floats(BATCH, FRAMES, mel)],
+            "input_features_mask": [lambda: torch.ones(BATCH, FRAMES, dtype=torch.long)],
+            "input_values": [
+                lambda: self.floats(BATCH, WAVE),
+                lambda: self.floats(BATCH, 1, WAVE),
+                lambda: self.floats(BATCH, FRAMES, mel),
+            ],
+            "past_values": [lambda: self.floats(BATCH, self.find("context_length", default=32), 1)],
+        }
+        return table.get(name, [])
+
+    def some(self, names: list[str]) -> Iterator[Callable[[], dict[str, Any]]]:
+        ways = {n: self.ways(n) for n in names}
+        if missing := [n for n, way in ways.items() if not way]:
+            raise NotImplementedError(f"no way to make {missing}")
+        for which in range(max(len(way) for way in ways.values())):
+            yield lambda which=which: {n: way[min(which, len(way) - 1)]() for n, way in ways.items()}
+
+    def with_media(self, kind: str, main: str) -> Iterator[Callable[[], dict[str, Any]]]:
+        """Text with a placeholder token for each feature of an image or a sound."""
+        features = getattr(self.model, f"get_{kind}_features", None)
+        token = self.find(f"{kind}_token_id", f"{kind}_token_index")
+        if features is None or token is None or main not in self.names:
+            return
+        wanted = _parameters(features)
+        names = [n for n in wanted if n == main or wanted[n] or n in ("image_grid_thw", "image_sizes")]
+
+        def illustrate(media: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+            made = media()
+            with torch.no_grad():
+                found = features(**made)
+            found = list(_floats(getattr(found, "pooler_output", found)))
+            count = sum(f.numel() // f.shape[-1] for f in found) // BATCH
+            ids = torch.cat([torch.full((BATCH, count), token), self.ids()], dim=1)
+            if "mm_token_type_ids" in self.names:
+                made["mm_token_type_ids"] = (ids == token).long()
+            return {"input_ids": ids, **made}
+
+        for media in self.some(names):
+            yield lambda media=media: illustrate(media)
+
+    def attempts(self) -> Iterator[Callable[[], dict[str, Any]]]:
+        yield from self.with_media("image", "pixel_values")
+        yield from self.with_media("audio", "input_features")
+        first = list(dict.fromkeys([n for n, required in self.names.items() if required] + self.main))
+        if "decoder_input_ids" in self.names and self.find("is_encoder_decoder", default=False):
+            first.append("decoder_input_ids")
+        richer = [n for n in ("pixel_values", "input_features") if n in self.names and n not in first]
+        if richer:
+            yield from self.some(first + richer)
+        yield from self.some(first)
+
+
+def build(model_type: str) -> Tiny:
+    """A tiny model of this type; the same weights and inputs at every call."""
+    config = tiny_config(model_type)
+    classes = [getattr(transformers, name) for name in _CLASSES[model_type]]
+    # The causal LM of a multimodal type may take the config of its text part only.
+    cls = next((c for c in classes if c.config_class is None or isinstance(config, c.config_class)), classes[0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = cls(config).float().eval()
+    errors: list[str] = []
+    for attempt in _Inputs(model).attempts():
+        try:
+            tiny = Tiny(model_type, model, attempt())
+            tiny.run()
+            return tiny
+        except Exception as error:
+            if errors_hook is not None:
+                errors_hook(error)
+            errors.append(f"{type(error).__name__}: {error}")
+    raise RuntimeError("; ".join(errors))
+
+
+errors_hook = None
