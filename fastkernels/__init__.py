@@ -1,1 +1,23 @@
-"""fastkernels."""
+"""fastkernels: candidate kernels into live models, and proof of what they gained.
+
+The public verbs; everything else is found in the package that it belongs to."""
+
+from fastkernels.errors import CandidateError, FastkernelsError, PatchError
+from fastkernels.patches.patch import Patch, patch, plan
+from fastkernels.patches.report import Report
+from fastkernels.runtime.candidate import Candidate, Supports, candidate
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Candidate",
+    "CandidateError",
+    "FastkernelsError",
+    "Patch",
+    "PatchError",
+    "Report",
+    "Supports",
+    "candidate",
+    "patch",
+    "plan",
+]

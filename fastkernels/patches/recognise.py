@@ -71,8 +71,9 @@ def recognise(model: nn.Module, adapters: Iterable[Adapter], *, tasks: frozenset
             if not proposals:
                 continue
             key = group_key(module, proposals)
+            read_again = _repropose(adapter, module, host, tasks)
             if key not in verdicts:
-                verdicts[key] = decide(module, proposals, _repropose(adapter, module, host, tasks))
+                verdicts[key] = decide(module, proposals, read_again)
             verdict = verdicts[key]
             if verdict.index is None:
                 missed.append(
@@ -85,7 +86,9 @@ def recognise(model: nn.Module, adapters: Iterable[Adapter], *, tasks: frozenset
                 )
                 continue
             proposal = proposals[verdict.index]
-            site = Site(path=path, module=module, proposal=proposal, group=key, error=verdict.error)
+            site = Site(
+                path=path, module=module, proposal=proposal, group=key, error=verdict.error, read_again=read_again
+            )
             host.sites.setdefault(id(module), []).append(site)
             found.append(site)
     return Recognition(sites=tuple(found), unrecognised=tuple(missed))

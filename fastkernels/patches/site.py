@@ -103,6 +103,7 @@ class Site:
     proposal: Proposal
     group: str
     error: str
+    read_again: Callable[[nn.Module], list[Proposal]]
 
     @property
     def task(self) -> Task:
@@ -112,6 +113,12 @@ class Site:
     def name(self) -> str:
         """``path (Class)`` for messages."""
         return f"{self.path or '(model)'} ({type(self.module).__name__})"
+
+    def proposal_for(self, module: nn.Module) -> Proposal | None:
+        """The same reading of ``module`` (this one later, or a copy of it), or None where it reads otherwise now."""
+        mine = (self.proposal.task, dict(self.proposal.facts), dict(self.proposal.state))
+        same = (p for p in self.read_again(module) if (p.task, dict(p.facts), dict(p.state)) == mine)
+        return next(same, None)
 
 
 def one_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | str:

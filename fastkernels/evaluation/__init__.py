@@ -1,0 +1,1 @@
+"""Evaluation: capture, bench, conflicts, end to end, reports."""

@@ -1,0 +1,136 @@
+"""Which implementation goes to which site: outer before inner, candidates inside references, carriers for tasks
+that a host has no module for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+
+from fastkernels.errors import PatchError
+from fastkernels.patches.recognise import Recognition
+from fastkernels.patches.site import Site
+from fastkernels.patches.source import join
+from fastkernels.runtime.candidate import Candidate
+from fastkernels.runtime.load import CandidateSet, reference_candidate
+from fastkernels.tasks import Task, all_tasks
+
+Select = str | list[str] | tuple[str, ...] | Callable[[Site], bool]
+
+
+@dataclass(kw_only=True)
+class Decision:
+    """What happens at one site, and why; ``candidate`` may be the reference that carries others."""
+
+    site: Site
+    state: str
+    candidate: Candidate | None = None
+    reason: str = ""
+    inside: Decision | None = None
+    placed: list[str] = field(default_factory=list)
+
+    @property
+    def carrier(self) -> bool:
+        return self.candidate is not None and self.candidate.origin == "reference"
+
+
+def selector(select: Select) -> Callable[[Site], bool]:
+    """A predicate over sites from ``"all"``, a glob or several over ``path`` or ``path:task``, or a function."""
+    if callable(select):
+        return select
+    patterns = [select] if isinstance(select, str) else list(select)
+    if not all(isinstance(p, str) for p in patterns):
+        raise PatchError(f"select: 'all', globs over module paths, or a function of a site; got {select!r}.")
+    if patterns == ["all"]:
+        return lambda site: True
+    return lambda site: any(
+        fnmatchcase(site.path, p) or fnmatchcase(f"{site.path}:{site.task.name}", p) for p in patterns
+    )
+
+
+def tasks_wanted(candidates: CandidateSet) -> frozenset[str]:
+    """Tasks whose sites matter for these candidates: their own, those that may carry them, and what those need."""
+    tasks = all_tasks()
+    wanted = set(candidates.by_task)
+    grown = True
+    while grown:
+        grown = False
+        for task in tasks.values():
+            if task.name not in wanted and wanted & set(task.parts):
+                wanted.add(task.name)
+                grown = True
+    for name in list(wanted):
+        wanted |= _all_parts(tasks[name], tasks)
+    return frozenset(wanted)
+
+
+def _all_parts(task: Task, tasks: Mapping[str, Task]) -> set[str]:
+    parts = {p for p in task.parts if p in tasks}
+    return parts.union(*(_all_parts(tasks[p], tasks) for p in parts)) if parts else parts
+
+
+def decide_sites(recognition: Recognition, candidates: CandidateSet, select: Select) -> list[Decision]:
+    """A decision for every site, outermost first. Applied ones may still turn out refused when they are built."""
+    chosen = selector(select)
+    with_seam = {s.task.name for s in recognition.sites}
+    carried = set(candidates.by_task) - with_seam
+    decisions: list[Decision] = []
+    for site in reversed(recognition.sites):
+        task = site.task
+        candidate = candidates.get(task.name)
+        if not chosen(site):
+            decisions.append(Decision(site=site, state="unmatched", reason="not selected"))
+        elif candidate is not None:
+            refusal = fits(candidate, site, site.proposal.facts)
+            state = "applied" if refusal is None else "gated"
+            decisions.append(Decision(site=site, state=state, candidate=candidate, reason=refusal or ""))
+        elif carried & set(task.parts):
+            names = ", ".join(sorted(carried & set(task.parts)))
+            decisions.append(
+                Decision(site=site, state="applied", candidate=reference_candidate(task), reason=f"carries {names}")
+            )
+        else:
+            decisions.append(Decision(site=site, state="unmatched", reason="no candidate for its task"))
+    return decisions
+
+
+def site_dtype(site: Site) -> torch.dtype:
+    """The dtype a site runs in: of its own floating-point parameters, else of the model's default."""
+    tensors = (*site.module.parameters(), *site.module.buffers())
+    return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+
+
+def fits(candidate: Candidate, site: Site, facts: Mapping[str, Any]) -> str | None:
+    """Why ``candidate`` may not run at ``site`` as it declares itself, or None."""
+    device = next((t.device for t in (*site.module.parameters(), *site.module.buffers())), None)
+    if device is None or device.type == "meta":
+        return candidate.supports.facts(facts) if candidate.supports.facts is not None else None
+    return candidate.supports.refusal(device=device, dtype=site_dtype(site), facts=facts)
+
+
+def cover(decision: Decision, decisions: list[Decision]) -> None:
+    """Marks the sites inside an applied one: their candidates run inside it, or it shadows them."""
+    site = decision.site
+    insides = [join(site.path, name) for name in site.proposal.inner]
+    for other in decisions:
+        if other is decision or other.inside is not None:
+            continue
+        if not any(other.site.path == p or other.site.path.startswith(f"{p}.") for p in insides):
+            continue
+        assert decision.candidate is not None
+        if other.candidate is not None and other.state == "applied":
+            here = other.site.task.name in decision.placed
+            other.inside = decision
+            if other.carrier and not here:
+                other.state, other.reason = "shadowed", f"by {decision.candidate.label} of {site.task.name}"
+            elif not here:
+                other.state = "shadowed"
+                other.reason = f"by {decision.candidate.label} of {site.task.name} at {site.path or '(model)'}"
+            else:
+                other.reason = f"inside {site.path or '(model)'}"
+        elif other.state == "unmatched":
+            other.inside = decision
+            other.reason = f"computed by {site.task.name} at {site.path or '(model)'}"

@@ -1,0 +1,265 @@
+"""Installs decided implementations, one transaction for a patch: all of it stands, or none of it does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastkernels.errors import CandidateError, PatchError
+from fastkernels.patches.build import Binding, bind, construct, materialise_buffers, substitute
+from fastkernels.patches.compose import Decision, fits, site_dtype
+from fastkernels.patches.dispatch import Dispatcher, Dormant
+from fastkernels.patches.site import Forward, Proposal, Site
+from fastkernels.patches.source import Rows
+from fastkernels.patches.verify import verify
+from fastkernels.runtime.candidate import Candidate
+from fastkernels.runtime.load import CandidateSet
+from fastkernels.tasks import Task
+
+ABSENT = object()
+
+
+class Installer:
+    """Builds, binds, verifies and places implementations; remembers how to undo each step."""
+
+    def __init__(self, *, candidates: CandidateSet, mode: str, verify: bool, dry_run: bool) -> None:
+        self.candidates, self.mode, self.verify, self.dry_run = candidates, mode, verify, dry_run
+        self.by_path: dict[str, Dispatcher] = {}
+        self._undo: list[tuple[nn.Module, str, Any, Dispatcher]] = []
+        self._verdicts: dict[tuple[Any, ...], str | None] = {}
+        self._inner_calls: dict[str, Counter[str]] = {}
+        self._planned: Counter[str] = Counter()
+
+    # -- placing -------------------------------------------------------------------------------------------------
+
+    def install(self, decision: Decision) -> bool:
+        """Puts the decision's implementation at its site; False with state and reason changed where it may not."""
+        site, candidate = decision.site, decision.candidate
+        assert candidate is not None
+        blocked = self._blocked(site, candidate)
+        if blocked is not None:
+            decision.state, decision.reason = "gated", blocked
+            return False
+        implementation = self._build(site.proposal, candidate, site, device="meta")
+        decision.placed = [c.task.name for _, c in implementation.__dict__["placed"]]
+        if self.dry_run:
+            self._planned.update(decision.placed)
+            return True
+        try:
+            binding = self._bind(implementation, site.module, site.proposal, candidate, site)
+        except PatchError as error:
+            decision.state, decision.reason = "gated", str(error)
+            return False
+        slot, original = self._slot(site)
+        device, dtype = _where(site)
+        try:
+            reason = self._check(site, candidate, implementation.forward, original, dtype, device, decision.placed)
+        except BaseException:
+            binding.undo()
+            raise
+        if reason is not None:
+            binding.undo()
+            decision.state, decision.reason = "refused", reason
+            return False
+        self._place(decision, slot, original, implementation, binding)
+        return True
+
+    def _blocked(self, site: Site, candidate: Candidate) -> str | None:
+        """Reasons to leave a site alone that have nothing to do with numbers."""
+        merged = any(isinstance(s, Rows) for s in site.proposal.state.values())
+        if self.mode == "training" and not candidate.supports.training:
+            return f"{candidate.label} does not declare training=True"
+        if self.mode == "training" and merged:
+            return "gradients cannot reach parameters that are views of one merged storage"
+        for name in site.proposal.inner:
+            for path, part in site.module.get_submodule(name).named_modules():
+                label = f"{name}.{path}" if path else name
+                if "forward" in part.__dict__:
+                    return f"inner module {label} has a forward of its own; it would be passed over"
+                if part._forward_hooks or part._forward_pre_hooks:
+                    return f"a hook on inner module {label} would not fire"
+        slots = site.module.__dict__
+        present = slots.get("forward")
+        if present is None or isinstance(present, (Dispatcher, Dormant)):
+            return None
+        if "_hf_hook" in slots and "_old_forward" in slots:
+            if getattr(slots["_hf_hook"], "offload", False):
+                return "its weights are offloaded by accelerate and not here to be bound"
+            return None
+        return f"it has an instance forward already ({_origin(present)}), which a candidate would drop"
+
+    def _slot(self, site: Site) -> tuple[str, Forward]:
+        """Where the dispatcher goes: ``forward``, or under accelerate's own, so that its hooks still run."""
+        slots = site.module.__dict__
+        slot = "_old_forward" if "_hf_hook" in slots and "_old_forward" in slots else "forward"
+        return slot, slots.get(slot) or site.module.forward
+
+    def _build(self, proposal: Proposal, candidate: Candidate, site: Site, *, device: Any) -> nn.Module:
+        def resolve(task: Task, facts: Mapping[str, Any]) -> Candidate | None:
+            inner = self.candidates.get(task.name)
+            if inner is None or inner.cls is task.interface or fits(inner, site, facts) is not None:
+                return None
+            return inner
+
+        implementation = construct(candidate, proposal.facts, device=device)
+        placed = substitute(implementation, resolve, device=device)
+        implementation.__dict__["placed"] = placed
+        return implementation.eval()
+
+    def _bind(
+        self, implementation: nn.Module, module: nn.Module, proposal: Proposal, candidate: Candidate, site: Site
+    ) -> Binding:
+        device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+        try:
+            binding = bind(implementation, module, proposal, label=candidate.label)
+        except CandidateError as error:
+            raise CandidateError(f"{site.name}: {error}") from error
+        materialise_buffers(implementation, lambda: self._build(proposal, candidate, site, device=device), device)
+        return binding
+
+    def _place(
+        self, decision: Decision, slot: str, original: Forward, implementation: nn.Module, binding: Binding
+    ) -> None:
+        site, candidate = decision.site, decision.candidate
+        assert candidate is not None
+        device, dtype = _where(site)
+        self._count_inner(site.path, implementation)
+        dispatcher = Dispatcher(
+            module=site.module,
+            proposal=site.proposal,
+            implementation=implementation,
+            binding=binding,
+            original=original,
+            admit=lambda d, where: self._admit(site, candidate, dispatcher, d, where, decision.placed),
+            rebuild=self._rebuilder(site, candidate),
+            differentiable=candidate.supports.training and not binding.merges,
+            identity=self.candidates.identity,
+            where=site.name,
+        )
+        dispatcher.admitted[(dtype, device)] = None
+        slots = site.module.__dict__
+        self._undo.append((site.module, slot, slots.get(slot, ABSENT), dispatcher))
+        slots[slot] = dispatcher
+        self.by_path[site.path] = dispatcher
+
+    def _rebuilder(self, site: Site, candidate: Candidate) -> Callable[[nn.Module], Any]:
+        def rebuild(module: nn.Module) -> tuple[Proposal, nn.Module, Binding] | str:
+            proposal = site.proposal_for(module)
+            if proposal is None:
+                return "its inner modules were replaced since it was patched"
+            try:
+                implementation = self._build(proposal, candidate, site, device="meta")
+                binding = self._bind(implementation, module, proposal, candidate, site)
+            except (PatchError, CandidateError) as error:
+                return str(error)
+            self._count_inner(site.path, implementation)
+            return proposal, implementation, binding
+
+        return rebuild
+
+    # -- verifying -----------------------------------------------------------------------------------------------
+
+    def _check(
+        self,
+        site: Site,
+        candidate: Candidate,
+        forward: Forward,
+        original: Forward,
+        dtype: torch.dtype,
+        device: torch.device,
+        placed: list[str],
+    ) -> str | None:
+        if not self.verify or self.candidates.identity:
+            return None
+        key = (site.group, candidate.digest, candidate.label, dtype, device, tuple(placed))
+        if key not in self._verdicts:
+            inner = sorted({self.candidates.by_task[t].label for t in placed if t in self.candidates.by_task})
+            label = candidate.label + (f" (with {', '.join(inner)} inside)" if inner else "")
+            self._verdicts[key] = verify(
+                module=site.module,
+                proposal=site.proposal,
+                implementation=forward,
+                original=original,
+                dtype=dtype,
+                device=device,
+                where=site.name,
+                label=label,
+            )
+        return self._verdicts[key]
+
+    def _admit(
+        self,
+        site: Site,
+        candidate: Candidate,
+        dispatcher: Dispatcher,
+        dtype: torch.dtype,
+        device: torch.device,
+        placed: list[str],
+    ) -> str | None:
+        """May the candidate run in a dtype or on a device that was not there when it was put in?"""
+        refusal = candidate.supports.refusal(device=device, dtype=dtype, facts=site.proposal.facts)
+        if refusal is not None:
+            return refusal
+        implementation = dispatcher.implementation.forward
+        return self._check(site, candidate, implementation, dispatcher.original, dtype, device, placed)
+
+    # -- counting and undoing ------------------------------------------------------------------------------------
+
+    def _count_inner(self, path: str, implementation: nn.Module) -> None:
+        """Counts calls of the candidates inside an implementation: being placed there is no proof of being used."""
+        counts = self._inner_calls.setdefault(path, Counter())
+        for where, candidate in implementation.__dict__["placed"]:
+            part = implementation.get_submodule(where)
+            task, forward = candidate.task.name, part.forward
+
+            def counted(*args: Any, task: str = task, forward: Forward = forward) -> Any:
+                if not torch.compiler.is_compiling():
+                    counts[task] += 1
+                return forward(*args)
+
+            part.forward = counted  # type: ignore[method-assign] # an instance of ours, not the host's
+
+    def calls(self, path: str, task: str, *, inner: bool) -> int:
+        """Calls of the implementation at ``path``, or of the candidate for ``task`` inside it."""
+        return self._inner_calls.get(path, Counter())[task] if inner else self.by_path[path].calls
+
+    def placements(self) -> Counter[str]:
+        """Candidates inside outer implementations, by task: how many places."""
+        counts = Counter(self._planned)
+        for dispatcher in self.by_path.values():
+            counts.update(c.task.name for _, c in dispatcher.implementation.__dict__["placed"])
+        return counts
+
+    def undo(self) -> None:
+        """Takes every dispatcher out again and unmerges storages; refuses where another stands on top."""
+        for module, slot, _, dispatcher in self._undo:
+            present = module.__dict__.get(slot)
+            if present is not dispatcher:
+                raise PatchError(
+                    f"{dispatcher.where}: {_origin(present)} was put on top of this patch. Undo that first; nothing "
+                    "was unpatched."
+                )
+        while self._undo:
+            module, slot, former, dispatcher = self._undo.pop()
+            if former is ABSENT:
+                del module.__dict__[slot]
+            else:
+                module.__dict__[slot] = former
+            dispatcher.binding.undo()
+
+
+def _where(site: Site) -> tuple[torch.device, torch.dtype]:
+    tensors = (*site.module.parameters(), *site.module.buffers())
+    return next((t.device for t in tensors), torch.device("cpu")), site_dtype(site)
+
+
+def _origin(forward: Any) -> str:
+    if isinstance(forward, (Dispatcher, Dormant)):
+        return "another fastkernels patch"
+    function = getattr(forward, "func", forward)
+    module = getattr(function, "__module__", None) or type(forward).__module__
+    return f"{module}.{getattr(function, '__qualname__', type(forward).__name__)}"
