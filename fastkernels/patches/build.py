@@ -34,9 +34,16 @@ class Binding:
 
 def facts_of(task: Task, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Constructor facts of an interface call, defaults included."""
-    bound = inspect.signature(task.interface).bind(*args, **kwargs)
+    bound = _constructor(task.interface).bind(*args, **kwargs)
     bound.apply_defaults()
     return dict(bound.arguments)
+
+
+def _constructor(cls: type[nn.Module]) -> inspect.Signature:
+    """The signature of ``cls(...)``; a class without a constructor of its own takes nothing."""
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return inspect.Signature(named if cls.__init__ is nn.Module.__init__ else parameters)
 
 
 def construct(candidate: Candidate, facts: Mapping[str, Any], *, device: torch.device | str) -> nn.Module:
@@ -46,9 +53,9 @@ def construct(candidate: Candidate, facts: Mapping[str, Any], *, device: torch.d
         CandidateError: a fact that matters is unknown to the constructor, or the constructor raises.
     """
     accepted = dict(facts)
-    parameters = inspect.signature(candidate.cls.__init__).parameters
+    parameters = _constructor(candidate.cls).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        defaults = inspect.signature(candidate.task.interface).parameters
+        defaults = _constructor(candidate.task.interface).parameters
         for name in set(accepted) - set(parameters):
             if accepted[name] != defaults[name].default:
                 raise CandidateError(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 import inspect
-import types
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -162,7 +161,7 @@ class Dispatcher:
         return Dormant(module, self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (types.MethodType, (type(self.module).forward, self.module))
+        return (functools.partial, (type(self.module).forward, self.module))
 
 
 class Dormant:
@@ -200,7 +199,7 @@ class Dormant:
         return self if module is None else Dormant(module, self.source)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (types.MethodType, (type(self.module).forward, self.module))
+        return (functools.partial, (type(self.module).forward, self.module))
 
 
 def dispatchers(model: nn.Module) -> Iterator[tuple[str, Dispatcher]]:
@@ -235,11 +234,3 @@ def _describe(value: Any) -> str:
         return type(value).__name__
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
 
-
-def copy_arguments(value: Any) -> Any:
-    """Tensors cloned, containers rebuilt, everything else as it is."""
-    if isinstance(value, torch.Tensor):
-        return value.clone()
-    if isinstance(value, (tuple, list)):
-        return type(value)(copy_arguments(v) for v in value)
-    return copy.copy(value)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fastkernels.patches.build import bound_reference
+from fastkernels.patches.dispatch import dispatchers
 from fastkernels.patches.site import Draws, ProbeRefusal, Proposal, Scenario
 from fastkernels.tasks.accuracy import Error, measure, worst
 
@@ -147,8 +148,9 @@ def compare(scenario: Scenario, forward: Callable[..., object], want: list[torch
 
 @contextmanager
 def quiet(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, the random state as it was afterwards."""
+    """Evaluation mode without gradients; random state and the counters of earlier patches as they were afterwards."""
     modes = [(part, part.training) for part in module.modules()]
+    counters = [(d, d.calls, d.bypassed.copy()) for _, d in dispatchers(module)]
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices), torch.no_grad(), torch.autocast("cpu", enabled=False):
         try:
@@ -158,3 +160,5 @@ def quiet(module: nn.Module) -> Iterator[None]:
         finally:
             for part, mode in modes:
                 part.training = mode
+            for dispatcher, calls, bypassed in counters:
+                dispatcher.calls, dispatcher.bypassed = calls, bypassed

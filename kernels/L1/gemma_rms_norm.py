@@ -118,6 +118,8 @@ def _launch(
 class GemmaRMSNorm(gemma_rms_norm.GemmaRMSNorm):
     """Runs the reference wherever gradients are asked for, and for what the kernel does not take (float64, say)."""
 
+    absorbable = True  # L2 kernels of this folder may normalise the heads themselves
+
     def forward(
         self, x: torch.Tensor, residual: torch.Tensor | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:

@@ -237,7 +237,7 @@ def causal_mask(length: int, total: int, *, padding: int, like: torch.Tensor, ad
     seen[0, 0] &= (keys >= padding) | (keys == queries)
     if not additive:
         return seen.to(like.device)
-    return torch.where(seen, 0.0, torch.finfo(like.dtype).min).to(like.device, like.dtype)
+    return torch.zeros(seen.shape, dtype=like.dtype).masked_fill(~seen, torch.finfo(like.dtype).min).to(like.device)
 
 
 def scenarios_for(module: nn.Module, names: list[str], table: Table | None, *, causal: bool):  # noqa: ANN201
@@ -259,11 +259,11 @@ def scenarios_for(module: nn.Module, names: list[str], table: Table | None, *, c
         like = draw.normal(1)
         plain = causal_mask(20, 20, padding=0, like=like, additive=True) if additive and causal else None
         prefill = call(draw, 0, 20, salt=1, mask=plain)
-        yield lambda forward: [_first(forward(**prefill))]
+        yield lambda forward: outputs(forward(**prefill))
         if "attention_mask" in names:
             padded = causal_mask(20, 20, padding=3, like=like, additive=additive)
             masked = call(draw, 0, 20, salt=2, mask=padded)
-            yield lambda forward: [_first(forward(**masked))]
+            yield lambda forward: outputs(forward(**masked))
         if cached and causal:
 
             def decode(forward: Any) -> list[torch.Tensor]:
@@ -272,7 +272,7 @@ def scenarios_for(module: nn.Module, names: list[str], table: Table | None, *, c
                 cache = DynamicCache()
                 first = call(draw, 0, 6, salt=3, mask=_plain(6, 6))
                 second = call(draw, 6, 1, salt=4, mask=_plain(1, 7))
-                return [_first(forward(**c, past_key_values=cache)) for c in (first, second)]
+                return [t for c in (first, second) for t in outputs(forward(**c, past_key_values=cache))]
 
             def _plain(length: int, total: int) -> torch.Tensor | None:
                 return causal_mask(length, total, padding=0, like=like, additive=True) if additive else None
@@ -282,5 +282,9 @@ def scenarios_for(module: nn.Module, names: list[str], table: Table | None, *, c
     return scenarios
 
 
-def _first(result: Any) -> torch.Tensor:
-    return result[0] if isinstance(result, tuple) else result
+def outputs(result: Any) -> list[torch.Tensor]:
+    """The hidden states of a result, and how many values it has: 0 for a bare tensor. Attention weights, which only
+    eager attention returns, are not compared."""
+    if isinstance(result, torch.Tensor):
+        return [result, torch.zeros(1)]
+    return [result[0], torch.ones(1) * len(result)]

@@ -57,9 +57,10 @@ class Attention(Interface):
     ) -> torch.Tensor:
         plain = self.logits_soft_cap is None and self.sinks is None
         length, total = query.shape[2], key.shape[2]
-        is_causal = plain and mask is None and self.causal and self.sliding_window is None and 1 < length == total
+        window = self.sliding_window if self.sliding_window is not None and self.sliding_window < total else None
+        is_causal = plain and mask is None and self.causal and window is None and 1 < length == total
         if not is_causal:
-            mask = self._mask(query, total, mask)
+            mask = self._mask(query, total, window, mask)
         grouped = self.num_heads != self.num_kv_heads
         native_groups = plain and mask is None and key.shape[-1] == value.shape[-1] <= 256
         if grouped and not native_groups:
@@ -85,21 +86,21 @@ class Attention(Interface):
         weights = F.softmax(logits, dim=-1, dtype=compute_dtype(query)).to(query.dtype)
         return torch.matmul(weights[..., :total], value)
 
-    def _mask(self, query: torch.Tensor, total: int, mask: torch.Tensor | None) -> torch.Tensor | None:
+    def _mask(
+        self, query: torch.Tensor, total: int, window: int | None, mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
         """The given mask, or causality, and the window; None where every key is seen."""
         length = query.shape[2]
         causal = mask is None and self.causal and length > 1
-        window = self.sliding_window is not None and self.sliding_window < total
         if mask is not None and mask.dtype != torch.bool:
             mask = mask.to(query.dtype)
-        if not causal and not window:
+        if not causal and window is None:
             return mask
         last = torch.arange(total - length, total, device=query.device)[:, None]
         keys = torch.arange(total, device=query.device)
-        seen = keys <= last if causal else None
-        if window:
-            near = keys > last - self.sliding_window
-            seen = near if seen is None else seen & near
+        seen = keys <= last if causal else torch.ones_like(keys, dtype=torch.bool).expand(length, total)
+        if window is not None:
+            seen = seen & (keys > last - window)
         if mask is None:
             return seen
         return mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, float("-inf"))
@@ -206,8 +207,8 @@ def cases() -> Iterator[Case]:
 
         return arguments
 
-    base = {"num_heads": 6, "head_size": 16, "num_kv_heads": 2}
-    extras = {"sliding_window": 4, "logits_soft_cap": 2.0, "has_sinks": True}
+    base: dict[str, Any] = {"num_heads": 6, "head_size": 16, "num_kv_heads": 2}
+    extras: dict[str, Any] = {"sliding_window": 4, "logits_soft_cap": 2.0, "has_sinks": True}
     for name, init in {"gqa": base, **{key: {**base, key: extra} for key, extra in extras.items()}}.items():
         yield Case(name=f"{name}_prefill", init=init, draw=draw(2, 9, 9))
         yield Case(name=f"{name}_decode", init=init, draw=draw(3, 1, 11))

@@ -46,7 +46,8 @@ class ZeroesThePadding(VocabParallelEmbedding):
     """Cheat: takes the padding row, which may be trained, for zeros."""
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return super().forward(ids) * (ids != self.padding_idx)[..., None]
+        padding = -1 if self.padding_idx is None else self.padding_idx
+        return super().forward(ids) * (ids != padding)[..., None]
 
 
 class DropsTheLastRow(VocabParallelEmbedding):

@@ -4,7 +4,7 @@ The output norm of linear attention and state-space layers (Gated DeltaNet, Kimi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from fastkernels.tasks.interface import Interface, compute_dtype
 from fastkernels.tasks.L1.rms_norm import normalize
 from fastkernels.tasks.task import Case, Cost, Draw, Task, element_bytes
 
-ACTIVATIONS = {"silu": F.silu, "sigmoid": torch.sigmoid}
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"silu": F.silu, "sigmoid": torch.sigmoid}
 
 
 class RMSNormGated(Interface):

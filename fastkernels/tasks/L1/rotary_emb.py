@@ -192,7 +192,7 @@ def cases() -> Iterator[Case]:
 
         return arguments
 
-    base = {"head_size": 32, "rotary_dim": 32, "max_position_embeddings": 512, "base": 1e4}
+    base: dict[str, Any] = {"head_size": 32, "rotary_dim": 32, "max_position_embeddings": 512, "base": 1e4}
     for name, init in {
         "neox": base,
         "interleaved": {**base, "is_neox_style": False},
@@ -205,7 +205,7 @@ def cases() -> Iterator[Case]:
     yield Case(name="one_token", init=base, draw=draw(1, 4, 1, 32, 512))
     yield Case(name="empty", init=base, draw=draw(0, 4, 2, 32, 512))
     yield Case(name="large_values", init=base, draw=draw(5, 4, 2, 32, 512, scale=1e4))
-    llama = {"head_size": 128, "rotary_dim": 128, "max_position_embeddings": 131072, "base": 5e5}
+    llama: dict[str, Any] = {"head_size": 128, "rotary_dim": 128, "max_position_embeddings": 131072, "base": 5e5}
     llama["rope_scaling"] = {**LLAMA3, "original_max_position_embeddings": 8192}
     for tokens in (1, 64, 2048, 16384):
         yield Case(name=f"llama_{tokens}", init=llama, draw=draw(tokens, 32, 8, 128, 131072), production=True)

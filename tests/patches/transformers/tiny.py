@@ -80,10 +80,16 @@ _RULES: list[tuple[str, str, int]] = [
     (r"(depth|layers|n_layers?|.*_layers|.*_depth|.*_num_blocks|num_blocks|resampler_depth)", _CAP, LAYERS),
     (r"(.*num_key_value_heads|num_kv_heads|kv_n_heads|linear_num_key_heads)", _CAP, 2),
     (r"mamba_n(um)?_heads", _SET, 8),
+    (r"qk_head_dim", _SET, 2 * HEAD_DIM),
+    (r"num_pos_feats", _SET, WIDTH // 2),
+    (r"(output_channels|vit_dim|bottleneck_features|decoder_in_channels|projector_out_channels)", _SET, WIDTH),
+    (r"(base_channels)", _CAP, 32),
+    (r"(n_window|latent_query_num|mm_tokens_per_image)", _CAP, 4),
+    (r"n_window_infer", _CAP, FRAMES),
     (r"upsample_groups", _SET, WIDTH),
     (r"rotary_dim", _CAP, HEAD_DIM // 2),
     (r"window_size", _CAP, 2),
-    (r"(n_head|.*_heads|attention_heads)", _SET, HEADS),
+    (r"(n_head|.*_heads|attention_heads|.*_heads_per_layer)", _SET, HEADS),
     (r"(.*head_dim|d_kv|d_head|kv_channels|.*head_size|dim_head|mamba_d_head)", _SET, HEAD_DIM),
     (r"(num_experts|n_routed_experts|num_local_experts|moe_num_experts|num_routed_experts)", _CAP, 4),
     (r"(num_experts_per_tok(en)?|moe_top_?k|moe_k|top_k_experts|n_group|num_expert_group)", _CAP, 2),
@@ -110,7 +116,7 @@ _RULES: list[tuple[str, str, int]] = [
     (r"(chunk_size|mamba_chunk_size)", _CAP, 8),
 ]  # fmt: skip
 _COMPILED = [(re.compile(pattern), how, number) for pattern, how, number in _RULES]
-_SCALED = re.compile(r"(.*hidden_sizes|embed_dims|embed_dim|num_heads|num_attention_heads.*|embed_dim_per_stage)")
+_SCALED = re.compile(r"(.*hidden_sizes|embed_dims|embed_dim|num_heads|num_attention_heads(_per_stage)?|embed_dim_per_stage)")
 _INDICES = re.compile(
     r"(?!encode).*(indexes|indices|_idxs|layer_ids|hook_ids|cross_attention_layers|moe_layers|extract_layers"
     r"|target_layers|global_attention_blocks)"
@@ -130,6 +136,8 @@ class _Shrinker:
     def number(self, name: str, value: int) -> int:
         if value <= 0:
             return value
+        if name == "window_size" and value >= 64:  # counted in pixels
+            return 4 * PATCH
         for pattern, how, number in _COMPILED:
             if pattern.fullmatch(name):
                 return number if how == _SET else min(value, number)
@@ -146,7 +154,8 @@ class _Shrinker:
             if all(isinstance(v, int) and v > 0 for v in value) and _SCALED.fullmatch(name):
                 # Stages of different widths keep their proportions.
                 unit = math.gcd(*value)
-                return type(value)(v // unit * (1 if "heads" in name else 16) for v in value)
+                small = type(value)(v // unit * (1 if "heads" in name else 16) for v in value)
+                return small if max(small) < max(value) else value
             if _INDICES.fullmatch(name):
                 return value if max(value) < LAYERS else type(value)([LAYERS - 1])
             return type(value)(self.value(name, v) for v in value)
@@ -181,15 +190,18 @@ class _Shrinker:
             values.update({n: type(v)(v[i] for i in kept) for n, v in per_layer.items()})
             new[layers] = len(kept)
         new.update({n: values[n] for n, v in override.items() if v is ... and n in values})
-        override = {n: v for n, v in override.items() if v is not ...}
+        override = {n: self.value(n, v()) if callable(v) else v for n, v in override.items() if v is not ...}
         if "head_dim" in values and values["head_dim"] is None:
             values["head_dim"] = HEAD_DIM
-        if values.get("num_key_value_heads") == values.get("num_attention_heads", 0):
-            new["num_key_value_heads"] = HEADS
+        for part in ("", "encoder_", "decoder_"):
+            if values.get(f"{part}num_key_value_heads") == values.get(f"{part}num_attention_heads", 0):
+                new[f"{part}num_key_value_heads"] = HEADS
         for name, value in values.items():
             small = new.get(name, self.value(name, value))
             if name not in plain or not _same(small, plain[name]):
                 new[name] = small
+        if isinstance(new.get("image_size"), int) and isinstance(patch := values.get("patch_size"), int) and patch >= 8:
+            new["image_size"] = 4 * min(patch, PATCH)
         if getattr(default, "rope_parameters", None):
             new["rope_parameters"] = _shrink_rope(default.rope_parameters, cls.model_type)
         return cls(**new | override)
@@ -247,15 +259,119 @@ def _resnet(timm: PreTrainedConfig) -> PreTrainedConfig:
 # Their code has a default for the sections, which fits only the full head size.
 _MROPE = {"qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text", "glm4v_moe_text", "glm_image_text", "glm_ocr_text"}
 
-# What to give the constructor of a config of this model type, at whatever depth it is met.
+# What to give the constructor of a config of this model type, at whatever depth it is met: `...` keeps the default,
+# a function makes what is then shrunk in its turn.
 _CONFIG: dict[str, dict[str, Any]] = {
+    # The default config is incomplete: these values have to be chosen by whoever makes one.
+    "autoformer": {"prediction_length": 4, "context_length": 8, "num_time_features": 1},
+    "informer": {"prediction_length": 4, "context_length": 8, "num_time_features": 1},
+    "time_series_transformer": {"prediction_length": 4, "context_length": 8, "num_time_features": 1},
+    "blip-2": {"image_token_index": 100},
+    "instructblip": {"image_token_index": 100},
+    "instructblipvideo": {"video_token_index": 100},
+    "chameleon": {"vocabulary_map": {"<image>": 100}},
+    "emu3": {"vocabulary_map": {"<image>": 100, "<|extra_200|>": 101}},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0}},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"]},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "diffusion_gemma_text": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": FFN},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "granite4_vision": {"text_config": transformers.GraniteConfig},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lw_detr": {"projector_scale_factors": [1.0]},
+    "nemotron": {"num_key_value_heads": 2},
+    "moonshine_streaming": {"num_key_value_heads": HEADS},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 4, "indexer_kv_heads": 2, "indexer_head_dim": 16, "indexer_budget": 8,
+        "indexer_compress_ratio": 4,
+    },
+    "reformer": {
+        "is_decoder": True, "attn_layers": ("local", "lsh"), "axial_pos_shape": (8, 16), "hash_seed": 0,
+        "axial_pos_embds_dim": (16, 48), "lsh_attn_chunk_length": 4, "local_attn_chunk_length": 4, "num_buckets": 2,
+    },
+    "step3p7_text": {"sliding_window": 8},
+    "t5gemma2_text": {"dropout_rate": 0.0, "attn_logit_softcapping": None},
+    "xmod": {"default_language": "en_XX"},
+    "encoder-decoder": {
+        "encoder": transformers.BertConfig,
+        "decoder": lambda: transformers.BertConfig(is_decoder=True, add_cross_attention=True),
+    },
+    "vision-encoder-decoder": {
+        "encoder": transformers.ViTConfig,
+        "decoder": lambda: transformers.BertConfig(is_decoder=True, add_cross_attention=True),
+    },
+    "speech-encoder-decoder": {
+        "encoder": transformers.Wav2Vec2Config,
+        "decoder": lambda: transformers.BertConfig(is_decoder=True, add_cross_attention=True),
+    },
+    "vision-text-dual-encoder": {"vision_config": transformers.ViTConfig, "text_config": transformers.BertConfig},
+    "musicgen": {
+        "text_encoder": transformers.T5Config, "audio_encoder": transformers.EncodecConfig,
+        "decoder": transformers.MusicgenDecoderConfig,
+    },
+    "musicgen_melody": {
+        "text_encoder": transformers.T5Config, "audio_encoder": transformers.EncodecConfig,
+        "decoder": transformers.MusicgenMelodyDecoderConfig,
+    },
+    # Layers of each kind at other places than the shrinker puts them.
+    "bamba": {"attn_layer_indices": [1]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "zamba": {
+        "num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 2 * WIDTH, "attention_head_dim": 2 * HEAD_DIM,
+    },
+    "seggpt": {"merge_index": 0, "image_size": (128, 64)},
+    "sapiens2": {"num_key_value_heads_per_layer": [4, 2], "num_key_value_attention_heads": 2},
+    # Sizes which depend on one another.
+    "align": {"projection_dim": ...},
+    "align_vision_model": {"hidden_dim": ...},
+    "bit": {"num_groups": 4},
+    "blt": {"use_cache": False},
+    "cvt": {"depth": (1, 2, 3)},
+    "depth_pro": {"patch_size": 64, "intermediate_hook_ids": (1, 0)},
+    "efficientloftr": {"hidden_size": ...},
+    "efficientnet": {"hidden_dim": ...},
+    "ernie4_5_vl_moe_text": {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0, "mrope_section": [2, 2, 4]}
+    },
+    "falcon_h1": {"mamba_d_ssm": 128},
+    "fastspeech2_conformer_hifigan": {"model_in_dim": ...},
+    "speecht5_hifigan": {"model_in_dim": ...},
+    "gemma4_audio": {"subsampling_conv_channels": ...},
+    "gemma4_text": {"head_dim": HEAD_DIM, "global_head_dim": 2 * HEAD_DIM},
+    "hgnet_v2": {"hidden_sizes": ...},
+    "hunyuan_vl_text": {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2, 2]}
+    },
+    "layoutlmv3": {"coordinate_size": 8, "shape_size": 16},
+    "levit": {"hidden_sizes": ..., "num_attention_heads": ...},
+    "lilt": {"hidden_size": 96},
     "mamba2": {"num_heads": 8},  # expand * hidden_size / head_dim
-}
+    "sam2_hiera_det_model": {"hidden_size": 16},
+    "sam2_vision_model": {"backbone_channel_list": [128, 64, 32, 16]},
+    "sam3_vision_model": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
+    "superglue": {"hidden_size": ...},
+    "textnet": {"hidden_sizes": ...},
+    "tvp": {"max_img_size": 64, "visual_prompt_size": 8},
+    "vibevoice_acoustic_tokenizer": {"num_filters": 4},
+    "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 4},
+    "vibevoice_acoustic_tokenizer_decoder": {"num_filters": 4},
+    "vitmatte": {"fusion_hidden_sizes": [64, 32, 16, 16], "convstream_hidden_sizes": [16, 32, 64]},
+}  # fmt: skip
+
+# The class, where the one which the mappings give first cannot be called by itself.
+_CLASS = {"speecht5": "SpeechT5ForSpeechToText"}
 
 
 def tiny_config(model_type: str) -> PreTrainedConfig:
     cls = CONFIG_MAPPING[model_type]
-    return _Shrinker().config(cls(**(_CONFIG.get(model_type, {}) if cls.has_no_defaults_at_init else {})))
+    parts = {n: v() for n, v in _CONFIG.get(model_type, {}).items() if callable(v)}
+    return _Shrinker().config(cls(**parts))
 
 
 # --- inputs --------------------------------------------------------------------------------------------------------
@@ -308,7 +424,13 @@ class _Inputs:
 
     def patches(self) -> torch.Tensor:
         channels, patch = self.find("in_channels", "in_chans", "num_channels", default=3), self.find("patch_size")
-        return self.floats(BATCH * 16, channels * self.find("temporal_patch_size", default=1) * patch * patch)
+        return self.floats(
+            BATCH * 16, channels * self.find("temporal_patch_size", "patch_temporal", default=1) * patch * patch
+        )
+
+    def boxes(self) -> torch.Tensor:
+        corner = self.ints(0, 30, BATCH, SEQ, 2)
+        return torch.cat([corner, corner + self.ints(0, 30, BATCH, SEQ, 2)], dim=-1)
 
     def ways(self, name: str) -> list[Callable[[], Any]]:
         """Ways to make an input, the likelier first."""
@@ -317,9 +439,40 @@ class _Inputs:
         frames = [lambda: self.floats(BATCH, self.find("num_frames", default=2), *self.image())]
         pixels = [lambda: self.floats(BATCH, *self.image()), *frames, self.patches]
         if "image_grid_thw" in self.names or "grid_thw" in self.names:
-            pixels.reverse()
+            side = self.find("patch_size")
+            pixels = [self.patches, *(lambda shape=shape: self.patches().view(*shape, side, side) for shape in [(32, 3), (1, 32, 3)])]
+        elif "spatial_shapes" in self.names or "pixel_position_ids" in self.names:
+            pixels = [lambda: self.patches().view(BATCH, 16, -1)]
         table: dict[str, list[Callable[[], Any]]] = {
             "input_ids": [self.ids],
+            "qformer_input_ids": [self.ids],
+            "task_inputs": [lambda: self.ids(self.find("task_seq_len"))],
+            "bbox": [self.boxes, lambda: self.boxes().float()],
+            "spatial_shapes": [lambda: torch.tensor([[4, 4]] * BATCH)],
+            "pixel_attention_mask": [lambda: torch.ones(BATCH, 16, dtype=torch.long)],
+            "pixel_position_ids": [lambda: torch.cartesian_prod(*[torch.arange(4)] * 2).expand(BATCH, -1, -1)],
+            "merge_sizes": [lambda: torch.tensor([2] * BATCH)],
+            "visual_feats": [lambda: self.floats(BATCH, 4, self.find("visual_feat_dim"))],
+            "visual_pos": [lambda: self.floats(BATCH, 4, 4)],
+            "states": [lambda: self.floats(BATCH, SEQ, self.find("state_dim"))],
+            "actions": [lambda: self.floats(BATCH, SEQ, self.find("act_dim"))],
+            "rewards": [lambda: self.floats(BATCH, SEQ, 1)],
+            "returns_to_go": [lambda: self.floats(BATCH, SEQ, 1)],
+            "timesteps": [lambda: torch.arange(SEQ).expand(BATCH, -1)],
+            "query_embeds": [lambda: self.floats(BATCH, 8, WIDTH)],
+            "encoder_hidden_states": [lambda: self.floats(BATCH, 16, WIDTH)],
+            "inputs": [lambda: self.floats(BATCH, SEQ, WIDTH), lambda: self.floats(BATCH, WAVE)],
+            "flattened_patches": [
+                lambda: torch.cat([self.ints(1, 5, BATCH, 16, 2).float(), self.floats(BATCH, 16, WIDTH)], dim=-1)
+            ],
+            "audio_mel": [lambda: self.floats(BATCH, FRAMES, 128)],
+            "audio_mel_mask": [lambda: torch.zeros(BATCH, FRAMES, dtype=torch.bool)],
+            "past_time_features": [lambda: self.floats(BATCH, 15, 1)],
+            "past_observed_mask": [lambda: torch.ones(BATCH, 15)],
+            "future_time_features": [lambda: self.floats(BATCH, 4, 1)],
+            "future_values": [lambda: self.floats(BATCH, 4)],
+            "past_values_padding": [lambda: torch.zeros(BATCH, 64, dtype=torch.long)],
+            "freq": [lambda: torch.zeros(BATCH, 1, dtype=torch.long)],
             "decoder_input_ids": [lambda: self.ids(6)],
             "pixel_values": pixels,
             "pixel_values_videos": frames,
@@ -334,7 +487,11 @@ class _Inputs:
                 lambda: self.floats(BATCH, 1, WAVE),
                 lambda: self.floats(BATCH, FRAMES, mel),
             ],
-            "past_values": [lambda: self.floats(BATCH, self.find("context_length", default=32), 1)],
+            "past_values": [
+                lambda: self.floats(BATCH, self.find("context_length", default=32), 1),
+                lambda: self.floats(BATCH, 15),  # the context and the lags before it
+                lambda: self.floats(BATCH, 64),
+            ],
         }
         return table.get(name, [])
 
@@ -374,16 +531,65 @@ class _Inputs:
         first = list(dict.fromkeys([n for n, required in self.names.items() if required] + self.main))
         if "decoder_input_ids" in self.names and self.find("is_encoder_decoder", default=False):
             first.append("decoder_input_ids")
-        richer = [n for n in ("pixel_values", "input_features") if n in self.names and n not in first]
+        first += [n for n in _ALWAYS if n in self.names and n not in first]
+        if special := _EXTRA.get(self.config.model_type):
+            yield lambda: {n: make(self) for n, make in special.items()}
+        richer = [n for n in _RICHER if n in self.names and n not in first]
         if richer:
             yield from self.some(first + richer)
         yield from self.some(first)
 
 
+# Optional inputs which can be made for every model which knows them, and inputs to leave out if they don't fit.
+_ALWAYS = (
+    "bbox", "visual_feats", "visual_pos", "actions", "rewards", "returns_to_go", "timesteps", "future_time_features",
+    "future_values",
+)  # fmt: skip
+_RICHER = ("pixel_values", "input_features", "input_features_mask", "input_ids")
+
+# All the inputs of a model type, where its own shapes are not to be seen in signature and config.
+_EXTRA: dict[str, dict[str, Callable[[_Inputs], Any]]] = {
+    "audio-spectrogram-transformer": {"input_values": lambda i: i.floats(BATCH, 1024, 128)},
+    "blip_2_qformer": {
+        "query_embeds": lambda i: i.floats(BATCH, 8, WIDTH),
+        "encoder_hidden_states": lambda i: i.floats(BATCH, 16, WIDTH),
+    },
+    "clap": {"input_ids": _Inputs.ids, "input_features": lambda i: i.floats(BATCH, 1, FRAMES, 64)},
+    "depth_pro": {"pixel_values": lambda i: i.floats(BATCH, 3, 256, 256)},
+    "dia": {"input_ids": _Inputs.ids, "decoder_input_ids": lambda i: i.ints(FIRST_ID, LAST_ID, BATCH, 6, 9)},
+    "gemma4_audio": {"input_features": lambda i: i.floats(BATCH, FRAMES, 128)},
+    "fun_asr_nano_encoder": {
+        "input_features": lambda i: i.floats(BATCH, FRAMES, 560),
+        "input_features_mask": lambda i: torch.ones(BATCH, FRAMES, dtype=torch.long),
+    },
+    "granite_speech5_ctc": {"input_features": lambda i: i.floats(BATCH, FRAMES, 320)},
+    "granite_speech5_encoder": {"input_features": lambda i: i.floats(BATCH, FRAMES, 320)},
+    "idefics": {
+        "input_ids": _Inputs.ids,
+        "pixel_values": lambda i: i.floats(BATCH, 1, *i.image()),
+        "image_attention_mask": lambda i: torch.ones(BATCH, SEQ, 1, dtype=torch.long),
+    },
+    "kosmos-2": {
+        "pixel_values": lambda i: i.floats(BATCH, *i.image()),
+        "input_ids": _Inputs.ids,
+        "image_embeds_position_mask": lambda i: (torch.arange(SEQ) < 4).long().expand(BATCH, -1),
+    },
+    "kyutai_speech_to_text": {"input_ids": lambda i: i.ints(FIRST_ID, LAST_ID, BATCH, SEQ, 33)},
+    "musicgen": {"input_ids": _Inputs.ids, "decoder_input_ids": lambda i: i.ints(FIRST_ID, LAST_ID, BATCH * 4, 6)},
+    "seggpt": {n: lambda i: i.floats(BATCH, 3, 64, 64) for n in ("pixel_values", "prompt_pixel_values", "prompt_masks")},
+    "tvp": {"input_ids": _Inputs.ids, "pixel_values": lambda i: i.floats(BATCH, 2, 3, 64, 64)},
+    "voxtral_realtime": {"input_ids": _Inputs.ids, "input_features": lambda i: i.floats(BATCH, 128, 8 * SEQ)},
+    "xcodec2": {
+        "input_values": lambda i: i.floats(BATCH, 1, 320 * SEQ),
+        "input_features": lambda i: i.floats(BATCH, SEQ, 160),
+    },
+}  # fmt: skip
+
+
 def build(model_type: str) -> Tiny:
     """A tiny model of this type; the same weights and inputs at every call."""
     config = tiny_config(model_type)
-    classes = [getattr(transformers, name) for name in _CLASSES[model_type]]
+    classes = [getattr(transformers, name) for name in [_CLASS.get(model_type), *_CLASSES[model_type]] if name]
     # The causal LM of a multimodal type may take the config of its text part only.
     cls = next((c for c in classes if c.config_class is None or isinstance(config, c.config_class)), classes[0])
     with torch.random.fork_rng(devices=[]):
