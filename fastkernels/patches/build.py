@@ -78,18 +78,25 @@ def _arguments(facts: Mapping[str, Any]) -> str:
 
 
 def substitute(
-    module: nn.Module, resolve: Resolver, *, device: torch.device | str, path: str = ""
+    module: nn.Module,
+    resolve: Resolver,
+    *,
+    device: torch.device | str,
+    path: str = "",
+    within: frozenset[str] = frozenset(),
 ) -> list[tuple[str, Candidate]]:
     """Replaces interfaces inside ``module`` by candidates of their tasks; returns what went where.
 
     Only exact interface classes are replaced: a subclass is somebody's implementation and stays. Inside a
-    replacement the search goes on, so an L1 candidate is found in L2 candidates inside an L3 reference.
+    replacement the search goes on, so an L1 candidate is found in L2 candidates inside an L3 reference. A candidate
+    that holds its own task's interface (``within``) keeps it: it wraps the reference.
     """
     placed: list[tuple[str, Candidate]] = []
     for name, child in list(module.named_children()):
         here = f"{path}.{name}" if path else name
         task = by_interface().get(type(child))
-        if task is not None and isinstance(child, Interface):
+        inside = within
+        if task is not None and isinstance(child, Interface) and task.name not in within:
             facts = facts_of(task, *child.constructed_with)
             candidate = resolve(task, facts)
             if candidate is not None:
@@ -97,8 +104,8 @@ def substitute(
                 replacement.train(child.training)
                 setattr(module, name, replacement)
                 placed.append((here, candidate))
-                child = replacement
-        placed += substitute(child, resolve, device=device, path=here)
+                child, inside = replacement, within | {task.name}
+        placed += substitute(child, resolve, device=device, path=here, within=inside)
     return placed
 
 

@@ -31,10 +31,7 @@ class Decision:
     reason: str = ""
     inside: Decision | None = None
     placed: list[str] = field(default_factory=list)
-
-    @property
-    def carrier(self) -> bool:
-        return self.candidate is not None and self.candidate.origin == "reference"
+    carries: frozenset[str] = frozenset()  # tasks for whose sake a reference stands here
 
 
 def selector(select: Select) -> Callable[[Site], bool]:
@@ -76,7 +73,7 @@ def decide_sites(recognition: Recognition, candidates: CandidateSet, select: Sel
     """A decision for every site, outermost first. Applied ones may still turn out refused when they are built."""
     chosen = selector(select)
     with_seam = {s.task.name for s in recognition.sites}
-    carried = set(candidates.by_task) - with_seam
+    carried = frozenset(candidates.by_task) - with_seam
     decisions: list[Decision] = []
     for site in reversed(recognition.sites):
         task = site.task
@@ -88,9 +85,10 @@ def decide_sites(recognition: Recognition, candidates: CandidateSet, select: Sel
             state = "applied" if refusal is None else "gated"
             decisions.append(Decision(site=site, state=state, candidate=candidate, reason=refusal or ""))
         elif carried & set(task.parts):
-            names = ", ".join(sorted(carried & set(task.parts)))
+            names = carried & set(task.parts)
+            reference = reference_candidate(task)
             decisions.append(
-                Decision(site=site, state="applied", candidate=reference_candidate(task), reason=f"carries {names}")
+                Decision(site=site, state="applied", candidate=reference, carries=names)
             )
         else:
             decisions.append(Decision(site=site, state="unmatched", reason="no candidate for its task"))
@@ -124,8 +122,9 @@ def cover(decision: Decision, decisions: list[Decision]) -> None:
         if other.candidate is not None and other.state == "applied":
             here = other.site.task.name in decision.placed
             other.inside = decision
-            if other.carrier and not here:
-                other.state, other.reason = "shadowed", f"by {decision.candidate.label} of {site.task.name}"
+            if other.carries and not here:
+                other.state, other.candidate = "unmatched", None
+                other.reason = f"computed by {site.task.name} at {site.path or '(model)'}"
             elif not here:
                 other.state = "shadowed"
                 other.reason = f"by {decision.candidate.label} of {site.task.name} at {site.path or '(model)'}"

@@ -32,8 +32,9 @@ def pins_of(module: nn.Module, proposal: Proposal) -> list[Pin]:
         owner = module.get_submodule(parent)
         child = owner._modules[leaf]
         pins.append((owner._modules, leaf, child))
-        if child is not None:
-            pins += [(part.__dict__, "forward", None) for part in child.modules()]
+        for part in child.modules() if child is not None else ():
+            pins.append((part.__dict__, "forward", None))
+            pins += [(part._modules, key, value) for key, value in part._modules.items()]
     for source in proposal.state.values():
         for name in source.names:
             owner = module.get_submodule(name.rpartition(".")[0])

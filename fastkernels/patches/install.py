@@ -46,6 +46,12 @@ class Installer:
             return False
         implementation = self._build(site.proposal, candidate, site, device="meta")
         decision.placed = [c.task.name for _, c in implementation.__dict__["placed"]]
+        if decision.carries:
+            used = decision.carries & set(decision.placed)
+            if not used:  # the reference has no such part with these facts: nothing to carry
+                decision.state, decision.candidate, decision.reason = "unmatched", None, "no candidate for its task"
+                return False
+            decision.reason = f"carries {', '.join(sorted(used))}"
         if self.dry_run:
             self._planned.update(decision.placed)
             return True
@@ -106,7 +112,7 @@ class Installer:
             return inner
 
         implementation = construct(candidate, proposal.facts, device=device)
-        placed = substitute(implementation, resolve, device=device)
+        placed = substitute(implementation, resolve, device=device, within=frozenset({candidate.task.name}))
         implementation.__dict__["placed"] = placed
         return implementation.eval()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,7 +88,14 @@ def recognise(model: nn.Module, adapters: Iterable[Adapter], *, tasks: frozenset
                 continue
             proposal = proposals[verdict.index]
             site = Site(
-                path=path, module=module, proposal=proposal, group=key, error=verdict.error, read_again=read_again
+                path=path,
+                module=module,
+                proposal=proposal,
+                group=key,
+                error=verdict.error,
+                structure=group_key(module, proposals, placement=False),
+                read_again=read_again,
+                structure_of=partial(group_key, placement=False),
             )
             host.sites.setdefault(id(module), []).append(site)
             found.append(site)
@@ -117,15 +125,16 @@ def _repropose(
     return read
 
 
-def group_key(module: nn.Module, proposals: list[Proposal]) -> str:
-    """Digest of everything that may change the verdict: classes, plain attributes, shapes, dtypes, readings."""
+def group_key(module: nn.Module, proposals: list[Proposal], *, placement: bool = True) -> str:
+    """Digest of everything that may change the verdict: classes, plain attributes, shapes, readings, and (unless
+    ``placement`` is False) dtypes and devices."""
     described: list[Any] = [(p.task, sorted(p.facts.items(), key=str), sorted(p.state)) for p in proposals]
     for name, part in module.named_modules():
         attributes = {k: v for k, v in vars(part).items() if isinstance(v, PLAIN) and k != "training"}
         if not depends_on_layer_index(type(part)):
             attributes = {k: v for k, v in attributes.items() if k not in LAYER_INDEX}
         tensors = [
-            (k, tuple(t.shape), str(t.dtype), t.device.type)
+            (k, tuple(t.shape), *((str(t.dtype), t.device.type) if placement else ()))
             for k, t in (*part._parameters.items(), *part._buffers.items())
             if t is not None
         ]

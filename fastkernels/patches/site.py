@@ -103,7 +103,9 @@ class Site:
     proposal: Proposal
     group: str
     error: str
+    structure: str
     read_again: Callable[[nn.Module], list[Proposal]]
+    structure_of: Callable[[nn.Module, list[Proposal]], str]
 
     @property
     def task(self) -> Task:
@@ -117,8 +119,10 @@ class Site:
     def proposal_for(self, module: nn.Module) -> Proposal | None:
         """The same reading of ``module`` (this one later, or a copy of it), or None where it reads otherwise now."""
         mine = (self.proposal.task, dict(self.proposal.facts), dict(self.proposal.state))
-        same = (p for p in self.read_again(module) if (p.task, dict(p.facts), dict(p.state)) == mine)
-        return next(same, None)
+        proposals = self.read_again(module)
+        if self.structure_of(module, proposals) != self.structure:
+            return None
+        return next((p for p in proposals if (p.task, dict(p.facts), dict(p.state)) == mine), None)
 
 
 def one_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | str:

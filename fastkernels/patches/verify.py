@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from fastkernels.patches.build import bound_reference
 from fastkernels.patches.dispatch import check_output
 from fastkernels.patches.probe import quiet
 from fastkernels.patches.site import Draws, Forward, ProbeRefusal, Proposal
-from fastkernels.tasks import get_task
+from fastkernels.tasks import Task, get_task
 from fastkernels.tasks.accuracy import Error, measure, worst
 
 
@@ -43,7 +44,7 @@ def verify(
         def draws(as_dtype: torch.dtype) -> Draws:
             return Draws(seed=11, device=device, dtype=as_dtype, site_dtype=dtype)
 
-        candidate = proposal.as_forward(implementation)
+        candidate = proposal.as_forward(_watched(implementation, task, where=where, label=label))
         oracles = proposal.scenarios(draws(wide))
         for scenario, oracle_scenario in zip(proposal.scenarios(draws(dtype)), oracles, strict=True):
             try:
@@ -71,9 +72,27 @@ def _run(
 ) -> list[Any]:
     try:
         return scenario(candidate)
-    except ProbeRefusal:
+    except (ProbeRefusal, CandidateError):
         raise
     except Exception as error:  # noqa: BLE001 - candidate code may raise anything; it is named, kept and re-raised
         raise CandidateError(
             f"{where}: candidate {label} raised {type(error).__name__} on a call that {task} allows: {error}"
         ) from error
+
+
+def _watched(implementation: Forward, task: Task, *, where: str, label: str) -> Forward:
+    """``implementation``, with an error if it writes to an argument that the task does not declare as mutated."""
+    names = list(inspect.signature(task.interface.forward).parameters)[1:]
+
+    def watched(*call: Any) -> Any:
+        before = [(n, a, a.clone()) for n, a in zip(names, call, strict=False) if isinstance(a, torch.Tensor)]
+        result = implementation(*call)
+        for name, argument, was in before:
+            if name not in task.mutates and not torch.equal(argument, was):
+                raise CandidateError(
+                    f"{where}: candidate {label} changed its argument {name} in place; {task.name} mutates "
+                    f"{', '.join(task.mutates) or 'nothing'}. Write to a new tensor."
+                )
+        return result
+
+    return watched

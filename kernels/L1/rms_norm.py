@@ -2,6 +2,7 @@
 
 On CPU torch's own fused norm for few elements, a norm-reduction with in-place products for many."""
 
+# ruff: noqa: ANN001, ANN202 - the arguments of a Triton kernel have no Python types
 from __future__ import annotations
 
 import importlib.util
@@ -133,7 +134,7 @@ class RMSNorm(rms_norm.RMSNorm):
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         weight = self.weight
         plain = residual is None or (residual.dtype == x.dtype and residual.shape == x.shape)
-        if not plain or x.dtype == torch.float64 or torch.is_grad_enabled() and _needs_grad(x, residual, weight):
+        if not plain or x.dtype == torch.float64 or (torch.is_grad_enabled() and _needs_grad(x, residual, weight)):
             return super().forward(x, residual)
         if _kernel is not None and (x.is_cuda or INTERPRETED) and x.shape[-1] <= MAX_WIDTH:
             out, total = _launch(x, residual, weight, self.eps, self.late_cast)

@@ -22,5 +22,4 @@ class LlamaMLP(gated_mlp.LlamaMLP):
 def _project(linear: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     if type(linear) is not Linear:
         return linear(x)
-    parameters = linear._parameters
-    return F.linear(x, parameters["weight"], parameters["bias"])
+    return F.linear(x, linear.weight, linear.bias)

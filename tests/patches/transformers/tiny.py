@@ -84,8 +84,7 @@ _RULES: list[tuple[str, str, int]] = [
     (r"num_pos_feats", _SET, WIDTH // 2),
     (r"(output_channels|vit_dim|bottleneck_features|decoder_in_channels|projector_out_channels)", _SET, WIDTH),
     (r"(base_channels)", _CAP, 32),
-    (r"(n_window|latent_query_num|mm_tokens_per_image)", _CAP, 4),
-    (r"n_window_infer", _CAP, FRAMES),
+    (r"(latent_query_num|mm_tokens_per_image)", _CAP, 4),
     (r"upsample_groups", _SET, WIDTH),
     (r"rotary_dim", _CAP, HEAD_DIM // 2),
     (r"window_size", _CAP, 2),
@@ -204,7 +203,14 @@ class _Shrinker:
             new["image_size"] = 4 * min(patch, PATCH)
         if getattr(default, "rope_parameters", None):
             new["rope_parameters"] = _shrink_rope(default.rope_parameters, cls.model_type)
-        return cls(**new | override)
+        return _make(cls, new | override)
+
+
+def _make(cls: type[PreTrainedConfig], values: dict[str, Any]) -> PreTrainedConfig:
+    try:
+        return cls(**values)
+    except (TypeError, AttributeError):  # a class which takes its sub-configs as dicts only
+        return cls(**{n: v.to_dict() if isinstance(v, PreTrainedConfig) else v for n, v in values.items()})
 
 
 def _get(config: PreTrainedConfig, name: str, default: Any) -> Any:
@@ -258,12 +264,13 @@ def _resnet(timm: PreTrainedConfig) -> PreTrainedConfig:
 
 # Their code has a default for the sections, which fits only the full head size.
 _MROPE = {"qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text", "glm4v_moe_text", "glm_image_text", "glm_ocr_text"}
+_MROPE |= {"paddleocr_vl_text", "qwen2_5_omni_text"}
 
 # What to give the constructor of a config of this model type, at whatever depth it is met: `...` keeps the default,
 # a function makes what is then shrunk in its turn.
 _CONFIG: dict[str, dict[str, Any]] = {
     # The default config is incomplete: these values have to be chosen by whoever makes one.
-    "autoformer": {"prediction_length": 4, "context_length": 8, "num_time_features": 1},
+    "autoformer": {"prediction_length": 4, "context_length": 8, "num_time_features": 1, "label_length": 4, "moving_average": 3},
     "informer": {"prediction_length": 4, "context_length": 8, "num_time_features": 1},
     "time_series_transformer": {"prediction_length": 4, "context_length": 8, "num_time_features": 1},
     "blip-2": {"image_token_index": 100},
@@ -271,12 +278,14 @@ _CONFIG: dict[str, dict[str, Any]] = {
     "instructblipvideo": {"video_token_index": 100},
     "chameleon": {"vocabulary_map": {"<image>": 100}},
     "emu3": {"vocabulary_map": {"<image>": 100, "<|extra_200|>": 101}},
-    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
-    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0}},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {
+        "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 4]
+    }}},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
     "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"]},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "diffusion_gemma_text": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": FFN},
-    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "granite4_vision": {"text_config": transformers.GraniteConfig},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
@@ -284,14 +293,18 @@ _CONFIG: dict[str, dict[str, Any]] = {
     "nemotron": {"num_key_value_heads": 2},
     "moonshine_streaming": {"num_key_value_heads": HEADS},
     "qwen4_exp_text": {
-        "indexer_n_heads": 4, "indexer_kv_heads": 2, "indexer_head_dim": 16, "indexer_budget": 8,
+        "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 8,
         "indexer_compress_ratio": 4,
     },
+    "pp_doclayout_v2": {"class_thresholds": [0.5, 0.5], "class_order": [0, 1]},
+    "fun_asr_nano_adaptor": {"intermediate_size": WIDTH // 4},
+    "diffusion_gemma": {"vision_config": lambda: CONFIG_MAPPING["gemma4_vision"]()},
+    "shieldgemma2": {"yes_token_index": 5, "no_token_index": 6},
     "reformer": {
         "is_decoder": True, "attn_layers": ("local", "lsh"), "axial_pos_shape": (8, 16), "hash_seed": 0,
         "axial_pos_embds_dim": (16, 48), "lsh_attn_chunk_length": 4, "local_attn_chunk_length": 4, "num_buckets": 2,
     },
-    "step3p7_text": {"sliding_window": 8},
+    "step3p5": {"sliding_window": 8},
     "t5gemma2_text": {"dropout_rate": 0.0, "attn_logit_softcapping": None},
     "xmod": {"default_language": "en_XX"},
     "encoder-decoder": {
@@ -332,9 +345,11 @@ _CONFIG: dict[str, dict[str, Any]] = {
     "align_vision_model": {"hidden_dim": ...},
     "bit": {"num_groups": 4},
     "blt": {"use_cache": False},
+    "clap_audio_model": {"patch_embeds_hidden_size": 8},
     "cvt": {"depth": (1, 2, 3)},
-    "depth_pro": {"patch_size": 64, "intermediate_hook_ids": (1, 0)},
-    "efficientloftr": {"hidden_size": ...},
+    "deepseek_ocr2_sam_vision_model": {"downsample_channels": [WIDTH, WIDTH]},
+    "depth_pro": {"patch_size": 56, "intermediate_hook_ids": (1, 0)},
+    "efficientloftr": {"hidden_size": ..., "num_attention_heads": ..., "num_key_value_heads": ..., "head_dim": ...},
     "efficientnet": {"hidden_dim": ...},
     "ernie4_5_vl_moe_text": {
         "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0, "mrope_section": [2, 2, 4]}
@@ -352,15 +367,19 @@ _CONFIG: dict[str, dict[str, Any]] = {
     "levit": {"hidden_sizes": ..., "num_attention_heads": ...},
     "lilt": {"hidden_size": 96},
     "mamba2": {"num_heads": 8},  # expand * hidden_size / head_dim
-    "sam2_hiera_det_model": {"hidden_size": 16},
+    "sam2_hiera_det_model": {"hidden_size": 16, "global_attention_blocks": [2]},
     "sam2_vision_model": {"backbone_channel_list": [128, 64, 32, 16]},
     "sam3_vision_model": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
+    "oneformer": {"conv_dim": WIDTH, "mask_dim": WIDTH},
     "superglue": {"hidden_size": ...},
     "textnet": {"hidden_sizes": ...},
-    "tvp": {"max_img_size": 64, "visual_prompt_size": 8},
+    "tvp": {"num_frames": 2, "max_img_size": 64, "visual_prompt_size": 8},
     "vibevoice_acoustic_tokenizer": {"num_filters": 4},
     "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 4},
     "vibevoice_acoustic_tokenizer_decoder": {"num_filters": 4},
+    "neucodec": {"quantization_dim": 2 * WIDTH},
+    "xcodec2": {"quantization_dim": 2 * WIDTH},
+    "xlstm": {"use_cache": False},
     "vitmatte": {"fusion_hidden_sizes": [64, 32, 16, 16], "convstream_hidden_sizes": [16, 32, 64]},
 }  # fmt: skip
 
@@ -371,7 +390,7 @@ _CLASS = {"speecht5": "SpeechT5ForSpeechToText"}
 def tiny_config(model_type: str) -> PreTrainedConfig:
     cls = CONFIG_MAPPING[model_type]
     parts = {n: v() for n, v in _CONFIG.get(model_type, {}).items() if callable(v)}
-    return _Shrinker().config(cls(**parts))
+    return _Shrinker().config(_make(cls, parts))
 
 
 # --- inputs --------------------------------------------------------------------------------------------------------
@@ -411,7 +430,10 @@ class _Inputs:
         return torch.randint(low, high, shape, generator=self.random)
 
     def ids(self, length: int = SEQ) -> torch.Tensor:
-        vocab = _get(self.config.get_text_config(), "vocab_size", None)
+        try:
+            vocab = self.config.get_text_config().vocab_size
+        except (AttributeError, ValueError):  # no text, or several
+            vocab = None
         vocab = vocab or self.find("vocab_size", "text_vocab_size", "encoder_vocab_size", default=VOCAB)
         return self.ints(min(FIRST_ID, vocab - 1), min(vocab, LAST_ID), BATCH, length)
 
@@ -493,7 +515,8 @@ class _Inputs:
                 lambda: self.floats(BATCH, 64),
             ],
         }
-        return table.get(name, [])
+        setting = self.find(name)
+        return table.get(name, [] if setting is None else [lambda: setting])
 
     def some(self, names: list[str]) -> Iterator[Callable[[], dict[str, Any]]]:
         ways = {n: self.ways(n) for n in names}
@@ -520,7 +543,7 @@ class _Inputs:
             ids = torch.cat([torch.full((BATCH, count), token), self.ids()], dim=1)
             if "mm_token_type_ids" in self.names:
                 made["mm_token_type_ids"] = (ids == token).long()
-            return {"input_ids": ids, **made}
+            return {"input_ids": ids} | {n: v for n, v in made.items() if n in self.names}
 
         for media in self.some(names):
             yield lambda media=media: illustrate(media)
@@ -545,7 +568,7 @@ _ALWAYS = (
     "bbox", "visual_feats", "visual_pos", "actions", "rewards", "returns_to_go", "timesteps", "future_time_features",
     "future_values",
 )  # fmt: skip
-_RICHER = ("pixel_values", "input_features", "input_features_mask", "input_ids")
+_RICHER = ("pixel_values", "pixel_attention_mask", "spatial_shapes", "input_features", "input_features_mask", "input_ids")
 
 # All the inputs of a model type, where its own shapes are not to be seen in signature and config.
 _EXTRA: dict[str, dict[str, Callable[[_Inputs], Any]]] = {
@@ -555,7 +578,7 @@ _EXTRA: dict[str, dict[str, Callable[[_Inputs], Any]]] = {
         "encoder_hidden_states": lambda i: i.floats(BATCH, 16, WIDTH),
     },
     "clap": {"input_ids": _Inputs.ids, "input_features": lambda i: i.floats(BATCH, 1, FRAMES, 64)},
-    "depth_pro": {"pixel_values": lambda i: i.floats(BATCH, 3, 256, 256)},
+    "depth_pro": {"pixel_values": lambda i: i.floats(BATCH, 3, 224, 224)},
     "dia": {"input_ids": _Inputs.ids, "decoder_input_ids": lambda i: i.ints(FIRST_ID, LAST_ID, BATCH, 6, 9)},
     "gemma4_audio": {"input_features": lambda i: i.floats(BATCH, FRAMES, 128)},
     "fun_asr_nano_encoder": {
@@ -576,6 +599,15 @@ _EXTRA: dict[str, dict[str, Callable[[_Inputs], Any]]] = {
     },
     "kyutai_speech_to_text": {"input_ids": lambda i: i.ints(FIRST_ID, LAST_ID, BATCH, SEQ, 33)},
     "musicgen": {"input_ids": _Inputs.ids, "decoder_input_ids": lambda i: i.ints(FIRST_ID, LAST_ID, BATCH * 4, 6)},
+    "superglue": {"pixel_values": lambda i: i.floats(BATCH, 2, 3, 64, 64)},
+    "qwen3_asr_encoder": {
+        "input_features": lambda i: i.floats(BATCH, 128, 200),
+        "input_features_mask": lambda i: torch.ones(BATCH, 200, dtype=torch.long),
+    },
+    "neucodec": {
+        "input_values": lambda i: i.floats(BATCH, 1, 320 * SEQ),
+        "input_features": lambda i: i.floats(BATCH, SEQ, 160),
+    },
     "seggpt": {n: lambda i: i.floats(BATCH, 3, 64, 64) for n in ("pixel_values", "prompt_pixel_values", "prompt_masks")},
     "tvp": {"input_ids": _Inputs.ids, "pixel_values": lambda i: i.floats(BATCH, 2, 3, 64, 64)},
     "voxtral_realtime": {"input_ids": _Inputs.ids, "input_features": lambda i: i.floats(BATCH, 128, 8 * SEQ)},

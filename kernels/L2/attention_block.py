@@ -1,0 +1,247 @@
+"""Attention block: one product for q, k and v; one Triton kernel for qk-norm, RoPE and the split into heads; then
+the quickest attention for the phase. Grouped queries of a single token become rows of one small attention."""
+
+# ruff: noqa: ANN001, ANN202 - the arguments of a Triton kernel have no Python types
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastkernels.runtime.candidate import candidate
+from fastkernels.tasks.L1.attention import Attention
+from fastkernels.tasks.L1.gemma_rms_norm import GemmaRMSNorm
+from fastkernels.tasks.L1.linear import Linear
+from fastkernels.tasks.L1.rms_norm import RMSNorm
+from fastkernels.tasks.L1.rotary_emb import RotaryEmbedding
+from fastkernels.tasks.L2 import attention_block
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+INTERFACES = (RMSNorm, GemmaRMSNorm, RotaryEmbedding)
+NO_NORM, RMS_NORM, GEMMA_NORM = 0, 1, 2
+
+if importlib.util.find_spec("triton") is not None:
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def _heads_kernel(
+        qkv,
+        query_out,
+        key_out,
+        value_out,
+        cos,
+        sin,
+        query_weight,
+        key_weight,
+        length,
+        table_batch,
+        table_token,
+        eps,
+        QUERY_HEADS: tl.constexpr,
+        KEY_HEADS: tl.constexpr,
+        HEAD: tl.constexpr,
+        HALF: tl.constexpr,
+        BLOCK_HEADS: tl.constexpr,
+        BLOCK_HALF: tl.constexpr,
+        BLOCK_REST: tl.constexpr,
+        NEOX: tl.constexpr,
+        NORM: tl.constexpr,
+    ):
+        """A block of heads of one token: q to (B, S, Hq, D), k and v to (B, Hkv, S, D), the order caches keep."""
+        token = tl.program_id(0).to(tl.int64)
+        batch, place = token // length, token % length
+        head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)[:, None]
+        source = qkv + token * ((QUERY_HEADS + 2 * KEY_HEADS) * HEAD) + head * HEAD
+        is_query = head < QUERY_HEADS
+        is_key = (head >= QUERY_HEADS) & (head < QUERY_HEADS + KEY_HEADS)
+        is_value = (head >= QUERY_HEADS + KEY_HEADS) & (head < QUERY_HEADS + 2 * KEY_HEADS)
+        turns = head < QUERY_HEADS + KEY_HEADS
+        to_query = query_out + token * (QUERY_HEADS * HEAD) + head * HEAD
+        first_key_row = batch * KEY_HEADS * length + place
+        to_key = key_out + (first_key_row + (head - QUERY_HEADS) * length) * HEAD
+        to_value = value_out + (first_key_row + (head - QUERY_HEADS - KEY_HEADS) * length) * HEAD
+
+        pair = tl.arange(0, BLOCK_HALF)[None, :]
+        paired = pair < HALF
+        first = pair if NEOX else 2 * pair
+        second = first + (HALF if NEOX else 1)
+        exists = head < QUERY_HEADS + 2 * KEY_HEADS
+        raw_a = tl.load(source + first, mask=exists & paired, other=0.0)
+        raw_b = tl.load(source + second, mask=exists & paired, other=0.0)
+        dtype = raw_a.dtype
+        a, b = raw_a.to(tl.float32), raw_b.to(tl.float32)
+        if BLOCK_REST > 0:
+            rest = 2 * HALF + tl.arange(0, BLOCK_REST)[None, :]
+            resting = rest < HEAD
+            raw_c = tl.load(source + rest, mask=exists & resting, other=0.0)
+        if NORM != 0:
+            square = tl.sum(a * a, axis=1, keep_dims=True) + tl.sum(b * b, axis=1, keep_dims=True)
+            if BLOCK_REST > 0:
+                c = raw_c.to(tl.float32)
+                square += tl.sum(c * c, axis=1, keep_dims=True)
+            scale = tl.math.rsqrt(square / HEAD + eps)
+            a = _weighed(a * scale, query_weight, key_weight, first, is_query, is_key, paired, dtype, NORM)
+            b = _weighed(b * scale, query_weight, key_weight, second, is_query, is_key, paired, dtype, NORM)
+            if BLOCK_REST > 0:
+                c = _weighed(c * scale, query_weight, key_weight, rest, is_query, is_key, resting, dtype, NORM)
+                raw_c = tl.where(turns, c.to(dtype), raw_c)
+
+        # The tables and each product are rounded to the input dtype, as the reference rounds them.
+        row = batch * table_batch + place * table_token
+        cos_row = tl.load(cos + row + pair, mask=paired, other=0.0).to(dtype).to(tl.float32)
+        sin_row = tl.load(sin + row + pair, mask=paired, other=0.0).to(dtype).to(tl.float32)
+        turned_a = (a * cos_row).to(dtype).to(tl.float32) - (b * sin_row).to(dtype).to(tl.float32)
+        turned_b = (b * cos_row).to(dtype).to(tl.float32) + (a * sin_row).to(dtype).to(tl.float32)
+        turned_a, turned_b = turned_a.to(dtype), turned_b.to(dtype)
+        tl.store(to_query + first, turned_a, mask=is_query & paired)
+        tl.store(to_query + second, turned_b, mask=is_query & paired)
+        tl.store(to_key + first, turned_a, mask=is_key & paired)
+        tl.store(to_key + second, turned_b, mask=is_key & paired)
+        tl.store(to_value + first, raw_a, mask=is_value & paired)
+        tl.store(to_value + second, raw_b, mask=is_value & paired)
+        if BLOCK_REST > 0:
+            tl.store(to_query + rest, raw_c, mask=is_query & resting)
+            tl.store(to_key + rest, raw_c, mask=is_key & resting)
+            tl.store(to_value + rest, raw_c, mask=is_value & resting)
+
+    @triton.jit
+    def _weighed(normed, query_weight, key_weight, column, is_query, is_key, inside, dtype, NORM: tl.constexpr):
+        weight = tl.load(query_weight + column, mask=is_query & inside, other=0.0).to(tl.float32)
+        weight += tl.load(key_weight + column, mask=is_key & inside, other=0.0).to(tl.float32)
+        if NORM == 2:
+            return (normed * (1.0 + weight)).to(dtype).to(tl.float32)
+        return (normed.to(dtype).to(tl.float32) * weight).to(dtype).to(tl.float32)
+else:
+    _heads_kernel = None
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length() if n else 0
+
+
+def _ours(part: nn.Module | None) -> bool:
+    """Whether the kernel may do this part's work: the interface itself, or the candidate of this folder."""
+    return part is None or type(part) in INTERFACES or getattr(type(part), "absorbable", False)
+
+
+@candidate("attention_block")
+class LlamaAttention(attention_block.LlamaAttention):
+    """Inner parts that another candidate has replaced are called; attention beyond plain softmax is the part's."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        cos: torch.Tensor | None = None,
+        sin: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        update: attention_block.Update | None = None,
+    ) -> torch.Tensor:
+        parts = self._modules  # a plain dict: nn.Module's own look-up costs a microsecond a name
+        qkv = _project(parts["qkv_proj"], hidden_states)
+        if self._one_kernel(qkv):
+            query, key, value = self._heads(qkv, cos, sin)  # type: ignore[arg-type] # tables come with a rotary_emb
+        else:
+            query, key, value = self._heads_by_parts(qkv, cos, sin)
+        if update is not None:
+            key, value = update(key, value)
+        attn = parts["attn"]
+        if type(attn) is not Attention or attn.logits_soft_cap is not None or attn.sinks is not None:
+            out = attn(query, key, value, mask)
+        else:
+            out = _attend(attn, query, key, value, mask)
+        batch, length = hidden_states.shape[:2]
+        return _project(parts["o_proj"], out.transpose(1, 2).reshape(batch, length, -1))
+
+    def _one_kernel(self, qkv: torch.Tensor) -> bool:
+        parts = self._modules
+        return (
+            _heads_kernel is not None
+            and (qkv.is_cuda or INTERPRETED)
+            and self.rotary_dim > 0
+            and self.qk_norm != "full"
+            and qkv.dtype != torch.float64
+            and _ours(parts.get("rotary_emb"))
+            and _ours(parts.get("q_norm"))
+            and _ours(parts.get("k_norm"))
+            and not (torch.is_grad_enabled() and qkv.requires_grad)
+        )
+
+    def _heads(
+        self, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        batch, length = qkv.shape[:2]
+        heads, kv_heads, size, half = self.num_heads, self.num_kv_heads, self.head_dim, self.rotary_dim // 2
+        query = torch.empty((batch, length, heads, size), dtype=qkv.dtype, device=qkv.device)
+        key = torch.empty((batch, kv_heads, length, size), dtype=qkv.dtype, device=qkv.device)
+        value = torch.empty((batch, kv_heads, length, size), dtype=qkv.dtype, device=qkv.device)
+        if batch * length:
+            if cos.stride() != sin.stride() or cos.stride(-1) != 1:
+                cos, sin = cos.contiguous(), sin.contiguous()
+            q_norm, k_norm = self._modules.get("q_norm"), self._modules.get("k_norm")
+            kind = NO_NORM if q_norm is None else GEMMA_NORM if isinstance(q_norm, GemmaRMSNorm) else RMS_NORM
+            block = min(_power_of_two(heads + 2 * kv_heads), 8 if batch * length <= 256 else 16)
+            _heads_kernel[(batch * length, -(-(heads + 2 * kv_heads) // block))](
+                qkv if qkv.is_contiguous() else qkv.contiguous(),
+                query,
+                key,
+                value,
+                cos,
+                sin,
+                None if q_norm is None else q_norm.weight,
+                None if k_norm is None else k_norm.weight,
+                length,
+                0 if cos.shape[0] == 1 else cos.stride(0),
+                cos.stride(1),
+                0.0 if q_norm is None else q_norm.eps,
+                heads,
+                kv_heads,
+                size,
+                half,
+                block,
+                _power_of_two(half),
+                _power_of_two(size - 2 * half),
+                self.is_neox_style,
+                kind,
+                num_warps=4,
+            )
+        return query.transpose(1, 2), key, value
+
+    def _heads_by_parts(
+        self, qkv: torch.Tensor, cos: torch.Tensor | None, sin: torch.Tensor | None
+    ) -> tuple[torch.Tensor, ...]:
+        query, key, value = qkv.split(
+            [self.num_heads * self.head_dim, *[self.num_kv_heads * self.head_dim] * 2], dim=-1
+        )
+        if self.qk_norm == "full":
+            query, key = self.q_norm(query), self.k_norm(key)  # type: ignore[misc] # set with qk_norm
+        query, key, value = (t.unflatten(-1, (-1, self.head_dim)) for t in (query, key, value))
+        if self.qk_norm == "head":
+            query, key = self.q_norm(query), self.k_norm(key)  # type: ignore[misc] # set with qk_norm
+        if self.rotary_emb is not None:
+            query, key = attention_block.rotate(self.rotary_emb, query, key, cos, sin)  # type: ignore[arg-type]
+        return tuple(t.transpose(1, 2) for t in (query, key, value))
+
+
+def _attend(
+    attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    batch, heads, length, size = query.shape
+    kv_heads = key.shape[1]
+    if length == 1 and heads != kv_heads and attn.sliding_window is None and (mask is None or mask.shape[1] == 1):
+        # All queries of a group see the same keys: rows of one attention, and neither keys nor values are repeated.
+        if mask is not None and mask.dtype not in (torch.bool, query.dtype):
+            mask = mask.to(query.dtype)
+        grouped = query.reshape(batch, kv_heads, heads // kv_heads, size)
+        out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=attn.scale)
+        return out.reshape(batch, heads, 1, value.shape[-1])
+    return attn(query, key, value, mask)
+
+
+def _project(linear: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    if type(linear) is not Linear:
+        return linear(x)
+    return F.linear(x, linear.weight, linear.bias)

@@ -1,0 +1,150 @@
+"""Candidates of several levels at once: what shadows what, and what is carried inside references."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fastkernels
+from fastkernels.tasks.L1.rms_norm import RMSNorm
+from fastkernels.tasks.L1.rotary_emb import RotaryEmbedding
+from fastkernels.tasks.L1.silu_and_mul import SiluAndMul
+from fastkernels.tasks.L2.fused_add_rms_norm import FusedAddRMSNorm
+from fastkernels.tasks.L2.gated_mlp import LlamaMLP
+from tests.conftest import tiny_llama
+from tests.patches.test_contract import logits
+
+
+class MySilu(SiluAndMul):
+    pass
+
+
+class MyMLP(LlamaMLP):
+    """Builds its parts as interfaces, so an L1 candidate is used inside."""
+
+
+class OpaqueMLP(LlamaMLP):
+    def forward(self, x):
+        gate, up = torch.nn.functional.linear(x, self.gate_up_proj.weight).chunk(2, -1)
+        return torch.nn.functional.linear(torch.nn.functional.silu(gate) * up, self.down_proj.weight)
+
+
+class PositionsOnly(torch.nn.Module):
+    """A rotary candidate as serving engines call it: positions and flat heads, tables in a cache."""
+
+    def __init__(self, head_size, rotary_dim, max_position_embeddings, base, is_neox_style=True, dtype=torch.float32):
+        super().__init__()
+        self.inner = RotaryEmbedding(head_size, rotary_dim, max_position_embeddings, base, is_neox_style, dtype)
+        self.register_buffer("cos_sin_cache", self.inner.cos_sin_cache, persistent=False)
+
+    def forward(self, positions, query, key=None):
+        self.inner.cos_sin_cache = self.cos_sin_cache
+        return self.inner(positions, query, key)
+
+
+def test_a_task_without_a_module_of_its_own_is_carried_by_the_reference_around_it(llama, ids):
+    want = logits(llama, ids)
+    with fastkernels.patch(llama, {"silu_and_mul": MySilu}) as p:
+        torch.testing.assert_close(logits(llama, ids), want, rtol=1e-4, atol=1e-5)
+        applied = {s.path: s for s in p.report.applied}
+        assert set(applied) == {"model.layers.0.mlp", "model.layers.1.mlp"}
+        assert all(s.candidate == "reference" and s.reason == "carries silu_and_mul" for s in applied.values())
+        (candidate,) = p.report.candidates
+        assert candidate.state == "applied" and candidate.sites == 2
+        assert all(type(d.implementation.act_fn) is MySilu for d in p.dispatchers.values())
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+def test_a_rotary_candidate_with_positions_only_turns_by_the_models_own_tables(ids, heads):
+    model = tiny_llama(num_key_value_heads=heads)
+    want = logits(model, ids)
+    with fastkernels.patch(model, {"rotary_emb": PositionsOnly}) as p:
+        torch.testing.assert_close(logits(model, ids), want, rtol=1e-4, atol=1e-5)
+        assert {s.task for s in p.report.applied} == {"attention_block"}
+
+
+def test_an_l1_candidate_takes_effect_inside_an_l2_candidate_that_names_it(llama, ids):
+    want = logits(llama, ids)
+    with fastkernels.patch(llama, {"silu_and_mul": MySilu, "gated_mlp": MyMLP}) as p:
+        torch.testing.assert_close(logits(llama, ids), want, rtol=1e-4, atol=1e-5)
+        states = {c.task: (c.state, c.sites) for c in p.report.candidates}
+        assert states == {"silu_and_mul": ("applied", 2), "gated_mlp": ("applied", 2)}
+        counts = p.dispatchers["model.layers.0.mlp"]
+        assert counts.calls == 1 and type(counts.implementation.act_fn) is MySilu
+
+
+def test_an_l1_candidate_that_never_runs_shows_zero_calls(llama, ids):
+    class Norm(RMSNorm):
+        pass
+
+    @fastkernels.candidate("decoder_layer")
+    class OpaqueLayer(fastkernels.tasks.get_task("decoder_layer").interface):
+        def forward(self, hidden_states, cos=None, sin=None, mask=None, update=None):
+            normed = RMSNorm.forward(self.input_layernorm, hidden_states)
+            x = hidden_states + self.self_attn(normed, cos, sin, mask, update)
+            norm = self.post_attention_layernorm.norm
+            return x + self.mlp(RMSNorm.forward(norm, x))
+
+    with fastkernels.patch(llama, {"rms_norm": Norm, "decoder_layer": OpaqueLayer}) as p:
+        logits(llama, ids)
+        inside = [s for s in p.report.applied if s.task == "rms_norm" and s.inside]
+        assert inside and all(s.calls == 0 for s in inside)
+        assert next(s for s in p.report.sites if s.path == "model.norm").calls == 1
+
+
+def test_a_higher_candidate_shadows_the_lower_sites_inside_it(llama, ids):
+    class Linear(fastkernels.tasks.get_task("linear").interface):
+        pass
+
+    class Alone(OpaqueMLP):
+        def __init__(self, hidden_size, intermediate_size, hidden_act="silu", *, bias=False):
+            torch.nn.Module.__init__(self)
+            self.gate_up_proj = torch.nn.Linear(hidden_size, 2 * intermediate_size, bias=False)
+            self.down_proj = torch.nn.Linear(intermediate_size, hidden_size, bias=False)
+
+    with fastkernels.patch(llama, {"linear": Linear, "gated_mlp": Alone}) as p:
+        logits(llama, ids)
+        sites = {s.path: s for s in p.report.sites}
+        shadowed = sites["model.layers.0.mlp.up_proj"]
+        assert shadowed.state == "shadowed" and "gated_mlp at model.layers.0.mlp" in shadowed.reason
+        assert sites["model.layers.0.self_attn.q_proj"].state == "applied"
+        assert sites["model.layers.0.mlp.up_proj"].inside == "model.layers.0.mlp"
+
+
+def test_fused_add_rms_norm_is_carried_by_decoder_layers(llama, ids):
+    class Fused(FusedAddRMSNorm):
+        calls = 0
+
+        def forward(self, x, residual):
+            Fused.calls += 1
+            return super().forward(x, residual)
+
+    want = logits(llama, ids)
+    with fastkernels.patch(llama, {"fused_add_rms_norm": Fused, "gated_mlp": MyMLP}) as p:
+        Fused.calls = 0
+        torch.testing.assert_close(logits(llama, ids), want, rtol=1e-4, atol=1e-5)
+        assert Fused.calls == 2
+        assert {(s.path, s.task) for s in p.report.applied if s.inside is None} == {
+            ("model.layers.0", "decoder_layer"),
+            ("model.layers.1", "decoder_layer"),
+        }
+        mlp = next(s for s in p.report.sites if s.path == "model.layers.0.mlp")
+        assert mlp.state == "applied" and mlp.inside == "model.layers.0" and mlp.calls == 1
+
+
+def test_select_limits_the_sites_by_path_and_task(llama):
+    with fastkernels.patch(llama, "reference", select=["model.layers.0.*:rms_norm", "lm_head"]) as p:
+        assert {s.path for s in p.report.applied} == {
+            "model.layers.0.input_layernorm",
+            "model.layers.0.post_attention_layernorm",
+            "lm_head",
+        }
+
+
+def test_every_site_and_candidate_ends_in_a_terminal_state(llama):
+    terminal = {"applied", "gated", "shadowed", "unmatched", "refused"}
+    with fastkernels.patch(llama, "shipped") as p:
+        report = p.report
+        assert {s.state for s in report.sites} <= terminal and {c.state for c in report.candidates} <= terminal
+        assert all(s.reason for s in report.sites if s.state != "applied")
+        assert type(report).model_validate_json(report.model_dump_json()) == report
