@@ -28,6 +28,14 @@ class Host:
     sites: dict[int, list[Site]] = field(default_factory=dict)
     # Stand-ins (random clones) answer for the module they were cloned from.
     images: dict[int, nn.Module] = field(default_factory=dict)
+    # Facts about the whole model that adapters look up once.
+    memo: dict[str, Any] = field(default_factory=dict)
+
+    def path(self, module: nn.Module) -> str:
+        """Path of ``module`` in the model, or of the module that it is an image of; empty where it is neither."""
+        if "paths" not in self.memo:
+            self.memo["paths"] = {id(part): path for path, part in self.model.named_modules()}
+        return self.memo["paths"].get(id(self.images.get(id(module), module)), "")
 
     def site(self, module: nn.Module | None, *tasks: str) -> Site | None:
         """The site at ``module`` for one of ``tasks``, or None."""
@@ -119,7 +127,7 @@ def _repropose(
         originals = dict(module.named_modules())
         images = {id(part): originals[name] for name, part in clone.named_modules() if name in originals}
         # Only this module's image is consulted, so the host seen by the adapter stays the model's.
-        view = Host(model=host.model, sites=host.sites, images=images)
+        view = Host(model=host.model, sites=host.sites, images=images, memo=host.memo)
         return [p for p in adapter(clone, view) if tasks is None or p.task in tasks]
 
     return read

@@ -9,6 +9,7 @@ import os
 import torch
 
 from fastkernels.runtime.candidate import candidate
+from fastkernels.runtime.launch import Launcher
 from fastkernels.tasks.L1 import layer_norm
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -20,7 +21,7 @@ if importlib.util.find_spec("triton") is not None:
     import triton
     import triton.language as tl
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["rows", "inner", "outer_stride", "inner_stride"])
     def _kernel(
         x,
         weight,
@@ -34,13 +35,15 @@ if importlib.util.find_spec("triton") is not None:
         WIDTH: tl.constexpr,
         BLOCK: tl.constexpr,
         TILE_ROWS: tl.constexpr,
-        STRIDED: tl.constexpr,
+        STRIDE_UNIT: tl.constexpr,
     ):
         row = tl.program_id(0).to(tl.int64) * TILE_ROWS + tl.arange(0, TILE_ROWS)[:, None]
         column = tl.arange(0, BLOCK)[None, :]
         inside = column < WIDTH
         mask = inside & (row < rows)
-        start = (row // inner) * outer_stride + (row % inner) * inner_stride if STRIDED else row * WIDTH
+        start = row * WIDTH
+        if STRIDE_UNIT > 0:
+            start = ((row // inner) * outer_stride + (row % inner) * inner_stride) * STRIDE_UNIT
         wide = tl.load(x + start + column, mask=mask, other=0.0).to(tl.float32)
         centred = tl.where(inside, wide - tl.sum(wide, axis=1, keep_dims=True) / WIDTH, 0.0)
         normed = centred * tl.math.rsqrt(tl.sum(centred * centred, axis=1, keep_dims=True) / WIDTH + eps)
@@ -49,8 +52,10 @@ if importlib.util.find_spec("triton") is not None:
         if bias is not None:
             normed = normed + tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
         tl.store(out + row * WIDTH + column, normed.to(out.dtype.element_ty), mask=mask)
+
+    _launch_kernel = Launcher(_kernel)
 else:
-    _kernel = None
+    _launch_kernel = None
 
 
 def _row_strides(x: torch.Tensor) -> tuple[int, int, int] | None:
@@ -82,22 +87,17 @@ def _launch(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | N
         block = 1 << (width - 1).bit_length()
         tile_rows = 1 if block >= TILE or rows == 1 else min(TILE // block, MAX_TILE_ROWS)
         warps = 4 if block * tile_rows <= 2048 else 8 if block <= 8192 else 16 if block <= 16384 else 32
-        inner, outer_stride, inner_stride = strides or (1, 1, 1)
-        _kernel[((rows + tile_rows - 1) // tile_rows,)](
-            x,
-            weight,
-            bias,
-            out,
-            rows,
-            inner,
-            outer_stride,
-            inner_stride,
-            eps,
-            width,
-            block,
-            tile_rows,
-            strides is not None,
-            num_warps=warps,
+        inner, outer_stride, inner_stride, unit = 1, 0, 0, 0
+        if strides is not None:  # told apart in units of 16 elements, loads stay 16 bytes wide
+            inner, outer_stride, inner_stride = strides
+            unit = 1 if outer_stride % 16 or inner_stride % 16 else 16
+            outer_stride, inner_stride = outer_stride // unit, inner_stride // unit
+        _launch_kernel(
+            ((rows + tile_rows - 1) // tile_rows, 1),
+            (x, weight, bias, out),
+            (rows, inner, outer_stride, inner_stride, eps),
+            (width, block, tile_rows, unit),
+            warps,
         )
     return out
 
@@ -109,7 +109,7 @@ class LayerNorm(layer_norm.LayerNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight, bias = self.weight, self.bias
         if (
-            _kernel is None
+            _launch_kernel is None
             or not (x.is_cuda or INTERPRETED)
             or x.dtype == torch.float64
             or x.shape[-1] > MAX_WIDTH

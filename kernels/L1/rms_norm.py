@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from fastkernels.runtime.candidate import candidate
+from fastkernels.runtime.launch import Launcher
 from fastkernels.tasks.interface import compute_dtype
 from fastkernels.tasks.L1 import rms_norm
 
@@ -25,7 +26,7 @@ if importlib.util.find_spec("triton") is not None:
     import triton
     import triton.language as tl
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["rows", "inner", "outer_stride", "inner_stride"])
     def _kernel(
         x,
         residual,
@@ -40,14 +41,16 @@ if importlib.util.find_spec("triton") is not None:
         WIDTH: tl.constexpr,
         BLOCK: tl.constexpr,
         TILE_ROWS: tl.constexpr,
-        STRIDED: tl.constexpr,
+        STRIDE_UNIT: tl.constexpr,
         LATE_CAST: tl.constexpr,
     ):
         row = tl.program_id(0).to(tl.int64) * TILE_ROWS + tl.arange(0, TILE_ROWS)[:, None]
         column = tl.arange(0, BLOCK)[None, :]
         inside = column < WIDTH
         mask = inside & (row < rows)
-        start = (row // inner) * outer_stride + (row % inner) * inner_stride if STRIDED else row * WIDTH
+        start = row * WIDTH
+        if STRIDE_UNIT > 0:
+            start = ((row // inner) * outer_stride + (row % inner) * inner_stride) * STRIDE_UNIT
         flat = row * WIDTH + column
         value = tl.load(x + start + column, mask=mask, other=0.0)
         if residual is not None:
@@ -62,8 +65,10 @@ if importlib.util.find_spec("triton") is not None:
                 normed = normed.to(value.dtype).to(tl.float32)
             normed = normed * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
         tl.store(out + flat, normed.to(out.dtype.element_ty), mask=mask)
+
+    _launch_kernel = Launcher(_kernel)
 else:
-    _kernel = None
+    _launch_kernel = None
 
 
 def _row_strides(x: torch.Tensor) -> tuple[int, int, int] | None:
@@ -101,24 +106,17 @@ def _launch(
         block = 1 << (width - 1).bit_length()
         tile_rows = 1 if block >= TILE or rows == 1 else min(TILE // block, MAX_TILE_ROWS)
         warps = 4 if block * tile_rows <= 2048 else 8 if block <= 8192 else 16 if block <= 16384 else 32
-        inner, outer_stride, inner_stride = strides or (1, 1, 1)
-        _kernel[((rows + tile_rows - 1) // tile_rows,)](
-            x,
-            residual,
-            weight,
-            out,
-            total,
-            rows,
-            inner,
-            outer_stride,
-            inner_stride,
-            eps,
-            width,
-            block,
-            tile_rows,
-            strides is not None,
-            late_cast,
-            num_warps=warps,
+        inner, outer_stride, inner_stride, unit = 1, 0, 0, 0
+        if strides is not None:  # told apart in units of 16 elements, loads stay 16 bytes wide
+            inner, outer_stride, inner_stride = strides
+            unit = 1 if outer_stride % 16 or inner_stride % 16 else 16
+            outer_stride, inner_stride = outer_stride // unit, inner_stride // unit
+        _launch_kernel(
+            ((rows + tile_rows - 1) // tile_rows, 1),
+            (x, residual, weight, out, total),
+            (rows, inner, outer_stride, inner_stride, eps),
+            (width, block, tile_rows, unit, late_cast),
+            warps,
         )
     return out, total
 
@@ -136,7 +134,7 @@ class RMSNorm(rms_norm.RMSNorm):
         plain = residual is None or (residual.dtype == x.dtype and residual.shape == x.shape)
         if not plain or x.dtype == torch.float64 or (torch.is_grad_enabled() and _needs_grad(x, residual, weight)):
             return super().forward(x, residual)
-        if _kernel is not None and (x.is_cuda or INTERPRETED) and x.shape[-1] <= MAX_WIDTH:
+        if _launch_kernel is not None and (x.is_cuda or INTERPRETED) and x.shape[-1] <= MAX_WIDTH:
             out, total = _launch(x, residual, weight, self.eps, self.late_cast)
             return out if total is None else (out, total)
         if x.device.type != "cpu" or (weight is not None and weight.dtype != x.dtype):

@@ -11,6 +11,7 @@ import os
 import torch
 
 from fastkernels.runtime.candidate import candidate
+from fastkernels.runtime.launch import Launcher
 from fastkernels.tasks.L1 import rotary_emb
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -54,7 +55,7 @@ if importlib.util.find_spec("triton") is not None:
             mask = (head < HEADS) & (rest < HEAD)
             tl.store(out + head * HEAD + rest, tl.load(x + head * head_stride + rest, mask=mask), mask=mask)
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["length"])
     def _kernel(
         query,
         key,
@@ -64,14 +65,12 @@ if importlib.util.find_spec("triton") is not None:
         sin,
         positions,
         length,
-        query_batch,
-        query_token,
-        query_head,
-        key_batch,
-        key_token,
-        key_head,
-        table_batch,
-        table_token,
+        SHARED_TABLE: tl.constexpr,
+        QUERY_TOKEN: tl.constexpr,
+        QUERY_HEAD: tl.constexpr,
+        KEY_TOKEN: tl.constexpr,
+        KEY_HEAD: tl.constexpr,
+        TABLE_TOKEN: tl.constexpr,
         QUERY_HEADS: tl.constexpr,
         KEY_HEADS: tl.constexpr,
         BLOCK_HEADS: tl.constexpr,
@@ -82,11 +81,10 @@ if importlib.util.find_spec("triton") is not None:
         NEOX: tl.constexpr,
     ):
         token = tl.program_id(0).to(tl.int64)
-        batch, place = token // length, token % length
         if positions is not None:
-            row = tl.load(positions + token) * table_token
+            row = tl.load(positions + token) * TABLE_TOKEN
         else:
-            row = batch * table_batch + place * table_token
+            row = (token % length if SHARED_TABLE else token) * TABLE_TOKEN
         pair = tl.arange(0, BLOCK_HALF)[None, :]
         cos_row = tl.load(cos + row + pair, mask=pair < HALF, other=0.0)
         sin_row = tl.load(sin + row + pair, mask=pair < HALF, other=0.0)
@@ -95,10 +93,10 @@ if importlib.util.find_spec("triton") is not None:
         head = tl.arange(0, BLOCK_HEADS)[:, None]
         if block < query_blocks:
             _turn(
-                query + batch * query_batch + place * query_token,
+                query + token * QUERY_TOKEN,
                 query_out + token * (QUERY_HEADS * HEAD),
                 block * BLOCK_HEADS + head,
-                query_head,
+                QUERY_HEAD,
                 QUERY_HEADS,
                 cos_row,
                 sin_row,
@@ -110,10 +108,10 @@ if importlib.util.find_spec("triton") is not None:
             )
         else:
             _turn(
-                key + batch * key_batch + place * key_token,
+                key + token * KEY_TOKEN,
                 key_out + token * (KEY_HEADS * HEAD),
                 (block - query_blocks) * BLOCK_HEADS + head,
-                key_head,
+                KEY_HEAD,
                 KEY_HEADS,
                 cos_row,
                 sin_row,
@@ -123,12 +121,27 @@ if importlib.util.find_spec("triton") is not None:
                 BLOCK_REST,
                 NEOX,
             )
+
+    _launch_kernel = Launcher(_kernel)
 else:
-    _kernel = None
+    _launch_kernel = None
 
 
 def _power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length() if n else 0
+
+
+def _token_stride(x: torch.Tensor) -> int | None:
+    """Elements from one token of (B, S, ..., D) to the next, in one count over both axes; None where it varies."""
+    batch, length = x.shape[:2]
+    if x.stride(-1) != 1 or not (batch == 1 or length == 1 or x.stride(0) == length * x.stride(1)):
+        return None
+    return x.stride(0) if length == 1 else x.stride(1)
+
+
+def _by_token(x: torch.Tensor) -> tuple[torch.Tensor, int]:
+    stride = _token_stride(x)
+    return (x, stride) if stride is not None else (x.contiguous(), x[0, 0].numel())
 
 
 def _launch(
@@ -139,44 +152,46 @@ def _launch(
     positions: torch.Tensor | None,
     neox: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Tables (B or 1, S, half), or (1, rows, half) with ``positions``."""
     batch, length, query_heads, size = query.shape
     key_heads = 0 if key is None else key.shape[2]
-    query = query if query.stride(3) == 1 else query.contiguous()
     query_out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    key_out = None
-    if key is not None:
-        key = key if key.stride(3) == 1 else key.contiguous()
-        key_out = torch.empty(key.shape, dtype=key.dtype, device=key.device)
+    key_out = None if key is None else torch.empty(key.shape, dtype=key.dtype, device=key.device)
     if batch * length:
         half = cos.shape[-1]
-        if cos.stride() != sin.stride() or cos.stride(-1) != 1:
-            cos, sin = cos.contiguous(), sin.contiguous()
-        table_batch = 0 if positions is not None or cos.shape[0] == 1 else cos.stride(0)
+        shared = cos.shape[0] == 1 or cos.stride(0) == 0
+        if shared:
+            cos, sin = cos[:1], sin[:1]
+        cos, table_token = _by_token(cos)
+        sin, sin_token = _by_token(sin)
+        if sin_token != table_token:
+            cos, sin, table_token = cos.contiguous(), sin.contiguous(), half
+        query, query_token = _by_token(query)
+        other, other_out, other_token = query, query_out, query_token
+        if key is not None and key_out is not None:
+            (other, other_token), other_out = _by_token(key), key_out
         block = min(_power_of_two(max(query_heads, key_heads)), MAX_BLOCK_HEADS)
-        blocks = -(-query_heads // block) + -(-key_heads // block)
-        key_strides = query.stride() if key is None else key.stride()
-        _kernel[(batch * length, blocks)](
-            query,
-            query if key is None else key,
-            query_out,
-            query_out if key_out is None else key_out,
-            cos,
-            sin,
-            positions,
-            length,
-            *query.stride()[:3],
-            *key_strides[:3],
-            table_batch,
-            cos.stride(-2),
-            query_heads,
-            key_heads,
-            block,
-            size,
-            half,
-            _power_of_two(half),
-            _power_of_two(size - 2 * half),
-            neox,
-            num_warps=4,
+        _launch_kernel(
+            (batch * length, -(-query_heads // block) + -(-key_heads // block)),
+            (query, other, query_out, other_out, cos, sin, positions),
+            (length,),
+            (
+                shared,
+                query_token,
+                query.stride(2),
+                other_token,
+                other.stride(2),
+                table_token,
+                query_heads,
+                key_heads,
+                block,
+                size,
+                half,
+                _power_of_two(half),
+                _power_of_two(size - 2 * half),
+                neox,
+            ),
+            4,
         )
     return query_out, key_out
 
@@ -195,7 +210,7 @@ class RotaryEmbedding(rotary_emb.RotaryEmbedding):
         tokens, size = positions.numel(), self.head_size
         heads = query.reshape(1, tokens, query.shape[-1] // size, size)
         key_heads = None if key is None else key.reshape(1, tokens, key.shape[-1] // size, size)
-        cos, sin = self.cos_sin_cache.chunk(2, dim=-1)
+        cos, sin = self.cos_sin_cache[None].chunk(2, dim=-1)
         turned, turned_key = _launch(heads, key_heads, cos, sin, positions.reshape(-1), self.is_neox_style)
         return turned.view(query.shape), None if key is None or turned_key is None else turned_key.view(key.shape)
 
@@ -221,7 +236,7 @@ class RotaryEmbedding(rotary_emb.RotaryEmbedding):
 
 
 def _fits(query: torch.Tensor, key: torch.Tensor | None) -> bool:
-    if _kernel is None or not (query.is_cuda or INTERPRETED) or query.dtype == torch.float64:
+    if _launch_kernel is None or not (query.is_cuda or INTERPRETED) or query.dtype == torch.float64:
         return False
     if key is not None and key.dtype != query.dtype:
         return False

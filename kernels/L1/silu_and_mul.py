@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from fastkernels.runtime.candidate import candidate
+from fastkernels.runtime.launch import Launcher
 from fastkernels.tasks.L1 import silu_and_mul
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -20,18 +21,20 @@ if importlib.util.find_spec("triton") is not None:
     import triton.language as tl
 
     @triton.jit
-    def _kernel(x, out, stride, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    def _kernel(x, out, STRIDE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
         blocks: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
         row = (tl.program_id(0) // blocks).to(tl.int64)
         column = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
         mask = column < WIDTH
-        gate = tl.load(x + row * stride + column, mask=mask, other=0.0)
-        up = tl.load(x + row * stride + WIDTH + column, mask=mask, other=0.0)
+        gate = tl.load(x + row * STRIDE + column, mask=mask, other=0.0)
+        up = tl.load(x + row * STRIDE + WIDTH + column, mask=mask, other=0.0)
         wide = gate.to(tl.float32)
         active = (wide / (1.0 + tl.exp(-wide))).to(gate.dtype).to(tl.float32)
         tl.store(out + row * WIDTH + column, (active * up.to(tl.float32)).to(gate.dtype), mask=mask)
+
+    _launch_kernel = Launcher(_kernel)
 else:
-    _kernel = None
+    _launch_kernel = None
 
 
 @candidate("silu_and_mul")
@@ -41,7 +44,7 @@ class SiluAndMul(silu_and_mul.SiluAndMul):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.dtype == torch.float64 or (torch.is_grad_enabled() and x.requires_grad):
             return super().forward(x)
-        if _kernel is not None and (x.is_cuda or INTERPRETED):
+        if _launch_kernel is not None and (x.is_cuda or INTERPRETED):
             return _launch(x)
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate).mul_(up)
@@ -55,5 +58,5 @@ def _launch(x: torch.Tensor) -> torch.Tensor:
             x = x.contiguous()
         stride = x.stride(0) if x.dim() == 2 else 2 * width
         programs = out.numel() // width * ((width + BLOCK - 1) // BLOCK)
-        _kernel[(programs,)](x, out, stride, width, BLOCK, num_warps=4)
+        _launch_kernel((programs, 1), (x, out), (), (stride, width, BLOCK), 4)
     return out

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastkernels.runtime.candidate import candidate
+from fastkernels.runtime.launch import Launcher
 from fastkernels.tasks.L1.attention import Attention
 from fastkernels.tasks.L1.gemma_rms_norm import GemmaRMSNorm
 from fastkernels.tasks.L1.linear import Linear
@@ -27,7 +28,7 @@ if importlib.util.find_spec("triton") is not None:
     import triton
     import triton.language as tl
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["length"])
     def _heads_kernel(
         qkv,
         query_out,
@@ -38,9 +39,9 @@ if importlib.util.find_spec("triton") is not None:
         query_weight,
         key_weight,
         length,
-        table_batch,
-        table_token,
         eps,
+        SHARED_TABLE: tl.constexpr,
+        TABLE_TOKEN: tl.constexpr,
         QUERY_HEADS: tl.constexpr,
         KEY_HEADS: tl.constexpr,
         HEAD: tl.constexpr,
@@ -91,7 +92,7 @@ if importlib.util.find_spec("triton") is not None:
                 raw_c = tl.where(turns, c.to(dtype), raw_c)
 
         # The tables and each product are rounded to the input dtype, as the reference rounds them.
-        row = batch * table_batch + place * table_token
+        row = (place if SHARED_TABLE else token) * TABLE_TOKEN
         cos_row = tl.load(cos + row + pair, mask=paired, other=0.0).to(dtype).to(tl.float32)
         sin_row = tl.load(sin + row + pair, mask=paired, other=0.0).to(dtype).to(tl.float32)
         turned_a = (a * cos_row).to(dtype).to(tl.float32) - (b * sin_row).to(dtype).to(tl.float32)
@@ -115,12 +116,26 @@ if importlib.util.find_spec("triton") is not None:
         if NORM == 2:
             return (normed * (1.0 + weight)).to(dtype).to(tl.float32)
         return (normed.to(dtype).to(tl.float32) * weight).to(dtype).to(tl.float32)
+
+    _launch_heads = Launcher(_heads_kernel)
 else:
-    _heads_kernel = None
+    _launch_heads = None
 
 
 def _power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length() if n else 0
+
+
+def _tables(cos: torch.Tensor, sin: torch.Tensor) -> tuple[bool, int, torch.Tensor, torch.Tensor]:
+    """Whether all sequences share the tables, and elements from one token's row to the next."""
+    shared = cos.shape[0] == 1 or cos.stride(0) == sin.stride(0) == 0
+    length = cos.shape[1]
+    rows = length if shared else cos.shape[0] * length
+    stride = cos.stride(0) if length == 1 and not shared else cos.stride(1)
+    even = shared or length == 1 or cos.stride(0) == length * stride
+    if (rows > 1 and not (even and cos.stride() == sin.stride())) or not cos.stride(-1) == sin.stride(-1) == 1:
+        return shared, cos.shape[-1], cos.contiguous(), sin.contiguous()
+    return shared, stride, cos, sin
 
 
 def _ours(part: nn.Module | None) -> bool:
@@ -159,7 +174,7 @@ class LlamaAttention(attention_block.LlamaAttention):
     def _one_kernel(self, qkv: torch.Tensor) -> bool:
         parts = self._modules
         return (
-            _heads_kernel is not None
+            _launch_heads is not None
             and (qkv.is_cuda or INTERPRETED)
             and self.rotary_dim > 0
             and self.qk_norm != "full"
@@ -179,34 +194,29 @@ class LlamaAttention(attention_block.LlamaAttention):
         key = torch.empty((batch, kv_heads, length, size), dtype=qkv.dtype, device=qkv.device)
         value = torch.empty((batch, kv_heads, length, size), dtype=qkv.dtype, device=qkv.device)
         if batch * length:
-            if cos.stride() != sin.stride() or cos.stride(-1) != 1:
-                cos, sin = cos.contiguous(), sin.contiguous()
+            shared, table_token, cos, sin = _tables(cos, sin)
             q_norm, k_norm = self._modules.get("q_norm"), self._modules.get("k_norm")
             kind = NO_NORM if q_norm is None else GEMMA_NORM if isinstance(q_norm, GemmaRMSNorm) else RMS_NORM
             block = min(_power_of_two(heads + 2 * kv_heads), 8 if batch * length <= 256 else 16)
-            _heads_kernel[(batch * length, -(-(heads + 2 * kv_heads) // block))](
-                qkv if qkv.is_contiguous() else qkv.contiguous(),
-                query,
-                key,
-                value,
-                cos,
-                sin,
-                None if q_norm is None else q_norm.weight,
-                None if k_norm is None else k_norm.weight,
-                length,
-                0 if cos.shape[0] == 1 else cos.stride(0),
-                cos.stride(1),
-                0.0 if q_norm is None else q_norm.eps,
-                heads,
-                kv_heads,
-                size,
-                half,
-                block,
-                _power_of_two(half),
-                _power_of_two(size - 2 * half),
-                self.is_neox_style,
-                kind,
-                num_warps=4,
+            weights = (None, None) if q_norm is None or k_norm is None else (q_norm.weight, k_norm.weight)
+            _launch_heads(
+                (batch * length, -(-(heads + 2 * kv_heads) // block)),
+                (qkv if qkv.is_contiguous() else qkv.contiguous(), query, key, value, cos, sin, *weights),
+                (length, 0.0 if q_norm is None else q_norm.eps),
+                (
+                    shared,
+                    table_token,
+                    heads,
+                    kv_heads,
+                    size,
+                    half,
+                    block,
+                    _power_of_two(half),
+                    _power_of_two(size - 2 * half),
+                    self.is_neox_style,
+                    kind,
+                ),
+                4,
             )
         return query.transpose(1, 2), key, value
 

@@ -18,6 +18,7 @@ from tests.kernels.shipped import FOLDER, errors_on, shipped, small_cases
 DTYPES = (torch.float32, torch.bfloat16)
 SMALL = small_cases()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+TWO_ROUNDINGS = 2**-6 if INTERPRETED else 2**-7  # of bfloat16; the interpreter truncates where a GPU rounds
 
 
 @pytest.mark.parametrize(("task", "case"), SMALL, ids=[f"{t.name}-{c.name}" for t, c in SMALL])
@@ -58,7 +59,7 @@ def test_takes_any_strides(name: str, dtype: torch.dtype) -> None:
     candidate = shipped()[name](*arguments).to(dtype)
     for x in slices(48, dtype):
         error = measure(candidate(x), reference(x))
-        assert error.peak <= (1e-5 if dtype == torch.float32 else 2**-7), (x.shape, x.stride(), error)
+        assert error.peak <= (1e-5 if dtype == torch.float32 else TWO_ROUNDINGS), (x.shape, x.stride(), error)
 
 
 @pytest.mark.parametrize("neox", [True, False])
@@ -143,9 +144,17 @@ def test_the_kernels_pass_in_the_interpreter() -> None:
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="runs in the interpreter")
+@pytest.mark.parametrize("name", list(shipped()))
 @torch.no_grad()
-def test_the_interpreter_really_runs_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("rms_norm", "gemma_rms_norm", "layer_norm", "silu_and_mul", "gelu_and_mul", "rotary_emb"):
-        module = sys.modules.get(shipped()[name].__module__) or sys.modules[__name__]
-        kernel = shipped()[name].forward.__globals__["_kernel"]
-        assert type(kernel).__name__ == "InterpretedFunction", (name, module)
+def test_the_interpreter_really_runs_the_kernels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scope = shipped()[name].forward.__globals__
+    launchers = [n for n in scope if n.startswith("_launch_")]
+    if not launchers:
+        pytest.skip("has no kernel of its own")
+    calls = []
+    monkeypatch.setitem(scope, launchers[0], lambda *arguments: calls.append(arguments))
+    task = get_task(name)
+    case = next(c for c in task.cases() if not c.production)
+    arguments = case.draw(torch.Generator().manual_seed(1), torch.device("cpu"), torch.float32)
+    task.build(case, implementation=shipped()[name])(*arguments)
+    assert calls

@@ -60,15 +60,21 @@ def rotary_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def table_for(module: nn.Module, host: Host, *, length: int) -> Table | None:
     """The table that the model would pass to ``module`` for positions 0 .. length-1, on the CPU in float32."""
     original = host.images.get(id(module), module)
-    path = next((p for p, m in host.model.named_modules() if m is original), "")
-    best: tuple[int, nn.Module] | None = None
-    for where, rotary in rotary_modules(host.model):
+    path = host.path(module)
+    if "rotary" not in host.memo:
+        host.memo["rotary"] = rotary_modules(host.model)
+    best: tuple[int, str, nn.Module] | None = None
+    for where, rotary in host.memo["rotary"]:
         owner = where.rpartition(".")[0]
         if path.startswith(owner) and (best is None or len(owner) > best[0]):
-            best = (len(owner), rotary)
+            best = (len(owner), where, rotary)
     if best is None:
         return None
-    return _tables(best[1], _layer_type(original), length)
+    layer_type = _layer_type(original)
+    key = f"table {best[1]} {layer_type} {length}"
+    if key not in host.memo:
+        host.memo[key] = _tables(best[2], layer_type, length)
+    return host.memo[key]
 
 
 def _layer_type(module: nn.Module) -> str | None:
@@ -87,11 +93,15 @@ def _tables(rotary: nn.Module, layer_type: str | None, length: int) -> Table | N
     arguments: dict[str, object] = {}
     if "layer_type" in inspect.signature(type(rotary).forward).parameters:
         arguments["layer_type"] = layer_type
-    with torch.no_grad():
+    positions = torch.arange(length)[None]
+    out = None
+    for given in (positions, positions.expand(3, 1, -1)):  # plain, or one row each for time, height and width
         try:
-            out = type(clone).forward(clone, torch.zeros(1, length, 8), torch.arange(length)[None], **arguments)
-        except (TypeError, ValueError, KeyError, RuntimeError, AttributeError):
-            return None
+            with torch.no_grad():
+                out = type(clone).forward(clone, torch.zeros(1, length, 8), given, **arguments)
+            break
+        except (TypeError, ValueError, KeyError, IndexError, RuntimeError, AttributeError):
+            continue
     if not (isinstance(out, tuple) and len(out) == 2 and all(isinstance(t, torch.Tensor) for t in out)):
         return None
     cos, sin = (t.float() for t in out)
