@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -18,13 +19,17 @@ import statistics
 import time
 from typing import Any
 
-from benchmarks.interleaved import bootstrap_ratio
+from benchmarks.bootstrap import bootstrap_ratio
 
-WORKLOADS = {  # name: (batch, tokens, decode steps; 0 for prefill)
-    "prefill 1x2048": (1, 2048, 0),
-    "prefill 8x2048": (8, 2048, 0),
-    "decode batch 1": (1, 512, 24),
-    "decode batch 64": (64, 512, 24),
+STEPS = 24
+WORKLOADS = {  # name: (batch, tokens, tokens more in each run; None for prefill)
+    "prefill 1x2048": (1, 2048, None),
+    "prefill 8x2048": (8, 2048, None),
+    "decode batch 1": (1, 512, 0),
+    "decode batch 64": (64, 512, 0),
+    # As in serving: no step of any run sees a cache length that an earlier one has warmed up.
+    "decode batch 1, new lengths": (1, 600, STEPS + 4),
+    "decode batch 64, new lengths": (64, 600, STEPS + 4),
 }
 ARMS = ("eager", "null", "shipped", "liger")
 
@@ -76,7 +81,7 @@ def arm(name: str, layers: int, pipe: multiprocessing.connection.Connection) -> 
         torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
         handle = fastkernels.patch(
-            model, "identity" if name == "null" else "shipped", select=(lambda s: s.level <= 2) if name == "null" else "all"
+            model, "identity" if name == "null" else "shipped"
         )
         torch.cuda.synchronize()
         facts["patch_seconds"] = time.perf_counter() - started
@@ -104,12 +109,14 @@ def arm(name: str, layers: int, pipe: multiprocessing.connection.Connection) -> 
             pipe.send([runs[workload]() for _ in range(repeats)])
 
 
-def _runner(model: Any, batch: int, tokens: int, steps: int) -> Any:
+def _runner(model: Any, batch: int, tokens: int, more: int | None) -> Any:
     """A function that runs the workload once and returns its milliseconds, per step for decode."""
     import torch
     from transformers import DynamicCache
 
-    ids = torch.randint(0, 128000, (batch, tokens), generator=torch.Generator().manual_seed(1)).cuda()
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, 128000, (batch, tokens + 40 * (more or 0)), generator=generator).cuda()
+    lengths = itertools.count(tokens, more or 0)
 
     def prefill() -> float:
         torch.cuda.synchronize()
@@ -120,17 +127,17 @@ def _runner(model: Any, batch: int, tokens: int, steps: int) -> Any:
 
     def decode() -> float:
         cache = DynamicCache(config=model.config)
-        token = model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1].argmax(-1, keepdim=True)
+        token = model(ids[:, : next(lengths)], past_key_values=cache, logits_to_keep=1).logits[:, -1].argmax(-1, keepdim=True)
         for _ in range(2):
             token = model(token, past_key_values=cache).logits[:, -1].argmax(-1, keepdim=True)
         torch.cuda.synchronize()
         started = time.perf_counter()
-        for _ in range(steps):
+        for _ in range(STEPS):
             token = model(token, past_key_values=cache).logits[:, -1].argmax(-1, keepdim=True)
         torch.cuda.synchronize()
-        return (time.perf_counter() - started) * 1e3 / steps
+        return (time.perf_counter() - started) * 1e3 / STEPS
 
-    return decode if steps else prefill
+    return prefill if more is None else decode
 
 
 def _fingerprint(model: Any) -> Any:
@@ -189,7 +196,7 @@ def main() -> None:
         for name, values in by_arm.items():
             low, ratio, high = bootstrap_ratio(by_arm["eager"], values)
             rows.append({"workload": workload, "arm": name, "ms": statistics.median(values), "x": ratio, "low": low, "high": high})
-            print(f"{workload:16} {name:8} {statistics.median(values):8.2f} ms  {ratio:5.3f}x [{low:.3f}, {high:.3f}]", flush=True)
+            print(f"{workload:28} {name:8} {statistics.median(values):8.2f} ms  {ratio:5.3f}x [{low:.3f}, {high:.3f}]", flush=True)
     print(json.dumps({"outputs": outputs, "calls": calls}))
     if args.out is not None:
         args.out.write_text(json.dumps(_record(facts, outputs, calls, rows, times), indent=1))

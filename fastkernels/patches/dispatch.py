@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,45 +13,12 @@ from torch import nn
 
 from fastkernels.errors import CandidateError
 from fastkernels.patches.build import Binding
+from fastkernels.patches.liveness import compile_check, hooks_of, pins_of
 from fastkernels.patches.site import Forward, Proposal
 
-Pin = tuple[dict[str, Any], str, Any]
 # Prepares a copied module: (dispatcher of the copy) -> the implementation bound to the copy's own parameters.
 Rebuild = Callable[[nn.Module], "tuple[Proposal, nn.Module, Binding] | str"]
 Admit = Callable[[torch.dtype, torch.device], "str | None"]
-
-
-def pins_of(module: nn.Module, proposal: Proposal) -> list[Pin]:
-    """What the binding relies on, as (dict, key, value that must be there): inner modules in place and without a
-    forward of their own, the Parameter objects bound, the attributes that facts froze, evaluation mode for dropout."""
-    pins: list[Pin] = [(module.__dict__, name, module.__dict__[name]) for name in proposal.reads]
-    if proposal.drops:
-        pins.append((module.__dict__, "training", False))
-    for name in proposal.inner:
-        parent, _, leaf = name.rpartition(".")
-        owner = module.get_submodule(parent)
-        child = owner._modules[leaf]
-        pins.append((owner._modules, leaf, child))
-        for part in child.modules() if child is not None else ():
-            pins.append((part.__dict__, "forward", None))
-            pins += [(part._modules, key, value) for key, value in part._modules.items()]
-    for source in proposal.state.values():
-        for name in source.names:
-            owner = module.get_submodule(name.rpartition(".")[0])
-            leaf = name.rpartition(".")[2]
-            slots = owner._parameters if leaf in owner._parameters else owner._buffers
-            pins.append((slots, leaf, slots[leaf]))
-    return pins
-
-
-def hooks_of(module: nn.Module, proposal: Proposal) -> list[tuple[str, Mapping[int, Any]]]:
-    """Hook tables of the inner modules: a hook there would not fire while a candidate computes in their stead."""
-    tables: list[tuple[str, Mapping[int, Any]]] = []
-    for name in proposal.inner:
-        for path, part in module.get_submodule(name).named_modules():
-            label = f"{name}.{path}" if path else name
-            tables += [(label, part._forward_hooks), (label, part._forward_pre_hooks)]
-    return tables
 
 
 class Dispatcher:
@@ -89,32 +56,30 @@ class Dispatcher:
         self.proposal, self.implementation, self.binding = proposal, implementation, binding
         self.enter, self.leave, self.run = proposal.enter, proposal.leave, implementation.forward
         self.pins = pins_of(self.module, proposal)
+        self.holds = compile_check(self.pins, binding.merges)
         self.hooks = hooks_of(self.module, proposal)
-        self.dtype: torch.dtype | None = None
-        self.device: torch.device | None = None
+        self.hook_tables = [table for _, table in self.hooks]
+        self.dtype: torch.dtype | None = None  # of the last admitted call, with its device's index
+        self.device: int | None = None
         self.lost: str | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # the hot path: every line here is paid at every call
-        for slots, key, value in self.pins:
-            if slots.get(key) is not value:
-                return self._moved(args, kwargs)
-        for merge in self.binding.merges:
-            if not merge.intact():
-                return self._moved(args, kwargs)
-        for path, table in self.hooks:
-            if table:
-                return self._bypass(f"a hook on {path} would not fire", args, kwargs)
+        if not self.holds():
+            return self._moved(args, kwargs)
+        if any(self.hook_tables):
+            path = next(path for path, table in self.hooks if table)
+            return self._bypass(f"a hook on {path} would not fire", args, kwargs)
         call = self.enter(args, kwargs)
         if call.__class__ is str:
             return self._bypass(call, args, kwargs)
         x = call[0]
-        if (x.dtype is not self.dtype or x.device != self.device) and (reason := self._admit(x)) is not None:
+        if (x.dtype is not self.dtype or x.get_device() != self.device) and (reason := self._admit(x)) is not None:
             return self._bypass(reason, args, kwargs)
-        if torch.is_autocast_enabled(x.device.type):
+        if self.autocasting():
             return self._bypass("autocast is on", args, kwargs)
         if torch.is_grad_enabled() and not self.differentiable and self._needs_grad(call):
             return self._bypass("gradients are wanted: use torch.no_grad(), or a candidate that trains", args, kwargs)
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_dynamo_compiling():
             self.calls += 1
         if self.identity:
             return self.original(*args, **kwargs)
@@ -129,14 +94,22 @@ class Dispatcher:
     def _admit(self, x: torch.Tensor) -> str | None:
         key = (x.dtype, x.device)
         if key not in self.admitted:
-            self.admitted[key] = self.admit(*key)
+            # Indices say nothing about the dtype that a site runs in; its parameters do.
+            own = (p.dtype for p in self.binding.parameters if p.is_floating_point())
+            self.admitted[key] = self.admit(x.dtype if x.is_floating_point() else next(own, x.dtype), x.device)
         reason = self.admitted[key]
         if reason is None:
-            self.dtype, self.device = key
+            self.dtype, self.device = x.dtype, x.get_device()
+            # Without an argument torch asks for CUDA, in a third of the time.
+            self.autocasting = (
+                torch.is_autocast_enabled if x.is_cuda else functools.partial(torch.is_autocast_enabled, x.device.type)
+            )
         return reason
 
     def _moved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Something the binding relies on changed: binds again if the module still reads the same."""
+        if self.proposal.drops and self.module.training:  # binding again would not change that
+            return self._bypass("training mode: its dropout is the original's", args, kwargs)
         if self.lost is None or not self._unchanged_since_lost():
             built = self.rebuild(self.module)
             if not isinstance(built, str):
@@ -151,7 +124,7 @@ class Dispatcher:
         return all(slots.get(key) is value for slots, key, value in self._lost_pins)
 
     def _bypass(self, reason: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_dynamo_compiling():
             self.bypassed[reason] += 1
         return self.original(*args, **kwargs)
 

@@ -59,9 +59,9 @@ class Proposal:
         inner: dotted names of submodules that the interface computes in the module's stead.
         parts: interface attribute to dotted name of the inner site that it is the image of.
         reads: attributes of the module that ``facts`` or ``enter`` froze.
+        watches: (object, attribute) pairs beyond the module, a config's, that were frozen likewise.
         drops: the module applies dropout in training mode, which the interface does not.
         on_live_weights: probe the module itself; else a clone with random weights.
-        moves: the module's parameters may be probed on another device (no device-bound state).
     """
 
     task: str
@@ -74,6 +74,7 @@ class Proposal:
     inner: tuple[str, ...] = ()
     parts: Mapping[str, str] = field(default_factory=dict)
     reads: tuple[str, ...] = ()
+    watches: tuple[tuple[Any, str], ...] = ()
     drops: bool = False
     on_live_weights: bool = False
 

@@ -91,14 +91,15 @@ class Merge:
     storage: nn.Parameter
     made_here: bool
 
+    def addresses(self) -> list[tuple[nn.Parameter, int]]:
+        """Each part and the address at which it lies while it is in the storage."""
+        step = self.storage.stride(0) * self.storage.element_size()
+        start = self.storage.data_ptr()
+        return [(p, start + offset * step) for p, offset in zip(self.parameters, self.offsets, strict=True)]
+
     def intact(self) -> bool:
         """False once ``.to()``, ``load_state_dict(assign=True)`` or ``p.data = ...`` took a part out of the storage."""
-        address = self.storage.data_ptr()
-        step = self.storage.stride(0) * self.storage.element_size()
-        for parameter, offset in zip(self.parameters, self.offsets, strict=True):
-            if parameter.data_ptr() != address + offset * step:
-                return False
-        return True
+        return all(parameter.data_ptr() == address for parameter, address in self.addresses())
 
     @property
     def offsets(self) -> tuple[int, ...]:

@@ -33,15 +33,16 @@ class Launcher:
         numbers: tuple[int | float, ...],
         constants: tuple[Any, ...],
         warps: int,
+        stages: int = 3,
     ) -> None:
         first = tensors[0]
-        if torch.compiler.is_compiling() or not first.is_cuda or max(numbers, default=0) >= INT32_END:  # type: ignore[union-attr] # the first is never None
-            self.kernel[grid](*tensors, *numbers, *constants, num_warps=warps)
+        if torch.compiler.is_compiling() or not first.is_cuda or (numbers and max(numbers) >= INT32_END):  # type: ignore[union-attr] # the first is never None
+            self.kernel[grid](*tensors, *numbers, *constants, num_warps=warps, num_stages=stages)
             return
         device = first.get_device()  # type: ignore[union-attr]
         if device != torch._C._cuda_getDevice():
             with torch.cuda.device(device):
-                self(grid, tensors, numbers, constants, warps)
+                self(grid, tensors, numbers, constants, warps, stages)
             return
         bits, pointers, dtypes = 0, [], []
         for tensor in tensors:
@@ -53,10 +54,11 @@ class Launcher:
                 bits |= pointer
                 pointers.append(pointer)
                 dtypes.append(tensor.dtype)
-        key = (device, bits % ALIGNMENT_BYTES, warps, constants, *dtypes)
+        key = (device, bits % ALIGNMENT_BYTES, warps, stages, constants, *dtypes)
         compiled = self._compiled.get(key)
         if compiled is None:
-            self._compiled[key] = self.kernel[grid](*tensors, *numbers, *constants, num_warps=warps)
+            launched = self.kernel[grid](*tensors, *numbers, *constants, num_warps=warps, num_stages=stages)
+            self._compiled[key] = launched
             return
         stream = torch._C._cuda_getCurrentRawStream(device)
         compiled.run(

@@ -57,7 +57,7 @@ class GeluAndMul(gelu_and_mul.GeluAndMul):
 
 def _launch(x: torch.Tensor, tanh: bool) -> torch.Tensor:
     width = x.shape[-1] // 2
-    out = torch.empty((*x.shape[:-1], width), dtype=x.dtype, device=x.device)
+    out = x.new_empty((*x.shape[:-1], width))
     if out.numel():
         if not (x.is_contiguous() or (x.dim() == 2 and x.stride(1) == 1)):
             x = x.contiguous()

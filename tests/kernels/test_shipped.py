@@ -128,6 +128,7 @@ def test_attention_block_decodes_against_a_cache(kv_heads: int, masked: bool) ->
         assert torch.allclose(want, got, atol=2e-6), (length, (want - got).abs().max())
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(INTERPRETED, reason="this is the run that it starts")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 def test_the_kernels_pass_in_the_interpreter() -> None:

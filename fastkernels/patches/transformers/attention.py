@@ -15,6 +15,7 @@ from fastkernels.patches.fingerprint import evidence, syntax_of
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Draws, Enter, Leave, Proposal, Scenario
 from fastkernels.patches.source import Param, Rows, Source
+from fastkernels.patches.transformers.cache import append
 from fastkernels.patches.transformers.rope import Halves, Table, table_for
 
 KNOWN = (
@@ -24,9 +25,15 @@ KNOWN = (
     "transformers.models.phi3.modeling_phi3:Phi3Attention",
     "transformers.models.clip.modeling_clip:CLIPAttention",
 )
-SPLIT_NAMES = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("wq", "wk", "wv"), ("q", "k", "v"))
+SPLIT_NAMES = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("query", "key", "value"),
+    ("wq", "wk", "wv"),
+    ("q", "k", "v"),
+    ("q_lin", "k_lin", "v_lin"),
+)
 FUSED_NAMES = ("qkv_proj", "qkv", "Wqkv", "query_key_value", "c_attn")
-OUT_NAMES = ("o_proj", "out_proj", "dense", "wo", "c_proj", "proj", "o", "projection")
+OUT_NAMES = ("o_proj", "out_proj", "dense", "wo", "c_proj", "proj", "o", "projection", "out_lin")
 HEAD_DIM_NAMES = ("head_dim", "attention_head_size", "head_size")
 SCALE_NAMES = ("scaling", "scale", "softmax_scale", "norm_factor")
 NORM_NAMES = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"), ("q_ln", "k_ln"))
@@ -74,6 +81,7 @@ def attention_block(module: nn.Module, host: Host) -> Iterator[Proposal]:
             evidence=evidence(type(module), KNOWN),
             inner=reading.inner,
             reads=reading.reads,
+            watches=watched_config(module),
             drops=True,
         )
 
@@ -158,6 +166,12 @@ def implementation_of(module: nn.Module) -> str | None:
     return getattr(getattr(module, "config", None), "_attn_implementation", None)
 
 
+def watched_config(module: nn.Module) -> tuple[tuple[Any, str], ...]:
+    """The attribute that names the attention implementation: what an adapter read of it holds until it changes."""
+    name = "_attn_implementation_internal"
+    return ((module.config, name),) if name in vars(module.config) else ()
+
+
 def returned_values(cls: type[nn.Module]) -> int | None:
     """How many values ``forward`` returns as a tuple; 0 for a bare tensor; None where its returns differ."""
     tree = syntax_of(cls)
@@ -181,30 +195,30 @@ def leave_for(returns: int) -> Leave | None:
 
 def enter_for(module: nn.Module, names: list[str], table: Table | None, *, causal: bool) -> Enter:
     """Reads a call of the module by its own argument names; what it cannot carry over becomes a reason."""
-    config = module.config
+    eager = implementation_of(module) == "eager"
+    known = frozenset({"hidden_states", "attention_mask", "past_key_values", "position_embeddings"}) | SILENT
     halves = Halves(table.layout) if table is not None else None
     hooks = module._forward_hooks
+    caches: set[type] = set()  # classes seen to take keys and values
 
     def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | str:
-        given = dict(zip(names, args, strict=False)) | kwargs if args else dict(kwargs)
-        hidden_states = given.pop("hidden_states", None)
-        mask = given.pop("attention_mask", None)
-        cache = given.pop("past_key_values", None)
-        tables = given.pop("position_embeddings", None)
+        if args:
+            kwargs = dict(zip(names, args, strict=False)) | kwargs
+        get = kwargs.get
+        hidden_states, mask, cache = get("hidden_states"), get("attention_mask"), get("past_key_values")
         if hidden_states is None or hidden_states.dim() != 3:
             return "hidden_states is not (batch, sequence, width)"
-        implementation = config._attn_implementation
         length = hidden_states.shape[1]
-        if implementation not in IMPLEMENTATIONS:
-            return f"attn_implementation {implementation} takes masks of its own"
-        if implementation == "eager" and (hooks or (mask is None and causal and length > 1)):
+        if eager and (hooks or (mask is None and causal and length > 1)):
             return "eager attention with its weights hooked, or without the mask it relies on"
         if mask is not None and mask.dim() != 4:
             return f"a mask of {mask.dim()} dimensions"
-        for name, value in given.items():
-            if value is not None and name not in SILENT:
-                return f"argument {name}={value!r:.40}"
+        if not kwargs.keys() <= known:
+            name = next((n for n in kwargs if n not in known and kwargs[n] is not None), None)
+            if name is not None:
+                return f"argument {name}={kwargs[name]!r:.40}"
         if halves is not None:
+            tables = get("position_embeddings")
             if tables is None:
                 return "no position_embeddings"
             cos, sin = halves(tables)
@@ -213,11 +227,13 @@ def enter_for(module: nn.Module, names: list[str], table: Table | None, *, causa
         if cache is None:
             return hidden_states, cos, sin, mask, None
         layer = module.layer_idx
-        if not hasattr(cache, "update") or hasattr(cache, "cross_attention_cache") or layer is None:
-            return f"a cache of class {type(cache).__name__}"
+        if cache.__class__ not in caches:
+            if layer is None or not hasattr(cache, "layers") or hasattr(cache, "cross_attention_cache"):
+                return f"a cache of class {type(cache).__name__}"
+            caches.add(cache.__class__)
 
         def update(key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            key, value = cache.update(key, value, layer)
+            key, value = append(cache, layer, key, value)
             if mask is None and causal and length > 1 and key.shape[2] > length:
                 # A static cache that was empty: the sequence stands at its start, the rest is not written yet.
                 key, value = key[:, :, :length], value[:, :, :length]

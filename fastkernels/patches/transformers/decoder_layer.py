@@ -11,7 +11,7 @@ from fastkernels.patches.fingerprint import evidence
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Proposal, Site
 from fastkernels.patches.source import Source
-from fastkernels.patches.transformers.attention import enter_for, leave_for, returned_values, scenarios_for
+from fastkernels.patches.transformers.attention import enter_for, leave_for, returned_values, scenarios_for, watched_config
 from fastkernels.patches.transformers.rope import table_for
 from fastkernels.tasks.L3.decoder_layer import WIRINGS, fused_norms
 
@@ -25,6 +25,8 @@ KNOWN = (
 
 def decoder_layer(module: nn.Module, host: Host) -> Iterator[Proposal]:
     """Every wiring that the number of norms allows; norms in the order of their registration, or of known names."""
+    if host.site(module, "encoder_layer") is not None:
+        return
     found = {name: _site(child, host) for name, child in module._modules.items()}
     attention = [n for n, s in found.items() if s is not None and s.task.name == "attention_block"]
     mlps = [n for n, s in found.items() if s is not None and s.task.name in ("gated_mlp", "mlp")]
@@ -77,6 +79,7 @@ def decoder_layer(module: nn.Module, host: Host) -> Iterator[Proposal]:
             evidence=evidence(type(module), KNOWN),
             inner=tuple(module._modules),
             parts=parts,
+            watches=watched_config(block),
             drops=True,
         )
 

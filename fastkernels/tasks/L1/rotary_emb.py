@@ -21,7 +21,7 @@ def inverse_frequencies(
 ) -> tuple[torch.Tensor, float]:
     """Angle per position of each of the ``rotary_dim // 2`` pairs, and the factor on cos and sin."""
     scaling = scaling or {}
-    kind, factor = scaling.get("rope_type", "default"), scaling.get("factor")
+    kind = scaling.get("rope_type", "default")
     if kind not in ROPE_TYPES:
         raise ValueError(f"rotary_emb: rope_type {kind!r} is not one of {ROPE_TYPES}")
     powers = base ** (torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim)
@@ -29,16 +29,16 @@ def inverse_frequencies(
     if kind == "default":
         return frequencies, 1.0
     if kind == "linear":
-        return frequencies / factor, 1.0
+        return frequencies / scaling["factor"], 1.0
     trained = scaling.get("original_max_position_embeddings") or max_position_embeddings
     if kind == "llama3":
-        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        factor, low, high = (scaling[key] for key in ("factor", "low_freq_factor", "high_freq_factor"))
         wavelengths = 2 * math.pi / frequencies
         kept = (trained / wavelengths - low) / (high - low)
         blended = (1 - kept) * frequencies / factor + kept * frequencies
         unslowed = torch.where(wavelengths < trained / high, frequencies, blended)
         return torch.where(wavelengths > trained / low, frequencies / factor, unslowed), 1.0
-    factor = factor or max_position_embeddings / trained
+    factor = scaling.get("factor") or max_position_embeddings / trained
     return _yarn_frequencies(powers, rotary_dim, base, factor, trained, scaling), _yarn_magnitude(factor, scaling)
 
 
@@ -106,13 +106,11 @@ class RotaryEmbedding(Interface):
     def forward(
         self, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        tokens = positions.numel()
+        def heads(x: torch.Tensor) -> torch.Tensor:
+            return x.reshape(1, positions.numel(), x.shape[-1] // self.head_size, self.head_size)
+
         cos, sin = self.cos_sin_cache.index_select(0, positions.flatten())[None].chunk(2, dim=-1)
-        query_heads, key_heads = (
-            None if x is None else x.reshape(1, tokens, x.shape[-1] // self.head_size, self.head_size)
-            for x in (query, key)
-        )
-        turned, turned_key = self.rotate(query_heads, key_heads, cos, sin)
+        turned, turned_key = self.rotate(heads(query), None if key is None else heads(key), cos, sin)
         return turned.reshape(query.shape), None if key is None else turned_key.reshape(key.shape)
 
     def rotate(

@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache
 from transformers.models.auto import modeling_auto
 
 WIDTH, FFN, HEADS, HEAD_DIM, LAYERS, VOCAB = 64, 96, 4, 16, 2, 128
-BATCH, SEQ, POSITIONS, IMAGE, PATCH, FRAMES, WAVE = 2, 12, 128, 64, 16, 64, 4000
+BATCH, SEQ, POSITIONS, IMAGE, PATCH, FRAMES, WAVE = 2, 12, 128, 64, 16, 64, 3840
 FIRST_ID, LAST_ID = 4, 64  # ids of ordinary tokens; special ones lie outside
 
 _MAPPINGS = ["MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_MAPPING_NAMES"]
@@ -109,7 +109,8 @@ _RULES: list[tuple[str, str, int]] = [
      r"|hidden_dim|.*_hidden_dim|embedding_dim|projection_dim|.*proj(ection)?_dim|out_hidden_size|output_dim"
      r"|text_hidden_size|.*_projection_size|word_embed_proj_dim|lru_width|hidden_sizes|.*_hidden_sizes|embed_dims"
      r"|entity_emb_size|.*_out_dim|.*_in_dim|fpn_feature_size|mask_feature_size|emb_dim|.*d_latents|project_dim"
-     r"|encoder_width|hidden_size_.*|codevector_dim|classifier_proj_size)", _SET, WIDTH),
+     r"|encoder_width|condition_dim|adapter_input_size|hidden_size_.*|codevector_dim|classifier_proj_size)",
+     _SET, WIDTH),
     (r"image_size|img_size|pretrain_image_size|input_size", _CAP, IMAGE),
     (r"patch_size", _CAP, PATCH),
     (r"(num_queries|num_query_tokens|.*num_latents|resampler_n_latents|num_proposals|.*_num_proposals)", _CAP, 8),
@@ -124,7 +125,7 @@ _SCALED = re.compile(
 )
 _INDICES = re.compile(
     r"(?!encode).*(indexes|indices|_idxs|layer_ids|hook_ids|cross_attention_layers|moe_layers|extract_layers"
-    r"|target_layers|global_attention_blocks)"
+    r"|target_layers|vision_feature_layers?|global_attention_blocks)"
 )
 _TOKEN = re.compile(r".*(token_id|token_index|_id|token_ids)")
 _BASE_FIELDS = {f.name for f in dataclasses.fields(PreTrainedConfig)}
@@ -298,7 +299,9 @@ _CONFIG: dict[str, dict[str, Any]] = {
     "diffusion_gemma_text": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": FFN},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
-    "granite4_vision": {"text_config": transformers.GraniteConfig, "deepstack_layer_map": [[-1, 0]]},
+    "granite4_vision": {
+        "text_config": transformers.GraniteConfig, "deepstack_layer_map": [[-1, 0]], "downsample_rate": "2/4",
+    },
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lw_detr": {"projector_scale_factors": [1.0]},
     "nemotron": {"num_key_value_heads": 2},
@@ -359,6 +362,8 @@ _CONFIG: dict[str, dict[str, Any]] = {
     "align_vision_model": {"hidden_dim": ...},
     "bit": {"num_groups": 4},
     "blt": {"use_cache": False},
+    "clvp_decoder": {"decoder_fixing_codes": (83, 45, 45, 99)},
+    "clvp_encoder": {"num_attention_heads": 2},  # its rotary size is at least 32
     "clap_audio_model": {"patch_embeds_hidden_size": 8},
     "cvt": {"depth": (1, 2, 3)},
     "deepseek_ocr2_sam_vision_model": {"downsample_channels": [WIDTH, WIDTH]},
@@ -397,8 +402,8 @@ _CONFIG: dict[str, dict[str, Any]] = {
     "vibevoice_acoustic_tokenizer": {"num_filters": 4},
     "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 4},
     "vibevoice_acoustic_tokenizer_decoder": {"num_filters": 4},
-    "neucodec": {"quantization_dim": 2 * WIDTH},
-    "xcodec2": {"quantization_dim": 2 * WIDTH},
+    "neucodec": {"quantization_dim": 2 * WIDTH, "encoder_hidden_size": 8},
+    "xcodec2": {"quantization_dim": 2 * WIDTH, "encoder_hidden_size": 8},
     "xlstm": {"use_cache": False},
     "llava_next": {"image_grid_pinpoints": [[112, 56]]},
     "llava_next_video": {"image_grid_pinpoints": [[112, 56]]},
@@ -506,6 +511,9 @@ class _Inputs:
                 lambda: self.patches().view(BATCH * 16, 3, side, side),
                 lambda: self.patches().view(1, BATCH * 16, 3, side, side),
             ]
+        elif "target_sizes" in self.names:
+            side = self.find("patch_size")
+            pixels = [lambda: self.floats(1, 3, side, side * BATCH * 16)]
         elif "spatial_shapes" in self.names or "pixel_position_ids" in self.names:
             pixels = [lambda: self.patches().view(BATCH, 16, -1)]
         table: dict[str, list[Callable[[], Any]]] = {
@@ -514,6 +522,7 @@ class _Inputs:
             "task_inputs": [lambda: self.ids(self.find("task_seq_len"))],
             "bbox": [self.boxes, lambda: self.boxes().float()],
             "spatial_shapes": [lambda: torch.tensor([[4, 4]] * BATCH)],
+            "target_sizes": [lambda: torch.tensor([[4, 4]] * BATCH)],
             "pixel_attention_mask": [lambda: torch.ones(BATCH, 16, dtype=torch.long)],
             "pixel_position_ids": [lambda: torch.cartesian_prod(*[torch.arange(4)] * 2).expand(BATCH, -1, -1)],
             "merge_sizes": [lambda: torch.tensor([2] * BATCH)],
@@ -526,6 +535,8 @@ class _Inputs:
             "rewards": [lambda: self.floats(BATCH, SEQ, 1)],
             "returns_to_go": [lambda: self.floats(BATCH, SEQ, 1)],
             "timesteps": [lambda: torch.arange(SEQ).expand(BATCH, -1)],
+            "inputs_embeds": [lambda: self.floats(BATCH, SEQ, WIDTH)],
+            "latents": [lambda: self.floats(BATCH, WIDTH, 8), lambda: self.floats(BATCH, 8, WIDTH)],
             "query_embeds": [lambda: self.floats(BATCH, 8, WIDTH)],
             "encoder_hidden_states": [lambda: self.floats(BATCH, 16, WIDTH)],
             "inputs": [lambda: self.floats(BATCH, SEQ, WIDTH), lambda: self.floats(BATCH, WAVE)],
@@ -566,7 +577,7 @@ class _Inputs:
     def some(self, names: list[str]) -> Iterator[Callable[[], dict[str, Any]]]:
         ways = {n: self.ways(n) for n in names}
         if missing := [n for n, way in ways.items() if not way]:
-            ways[missing[0]] = [lambda: _refuse(missing)]
+            ways |= {n: [lambda: _refuse(missing)] for n in missing}
         for which in range(max(len(way) for way in ways.values())):
             chosen = {n: way[min(which, len(way) - 1)] for n, way in ways.items()}
             yield functools.partial(_call, chosen)
@@ -578,7 +589,7 @@ class _Inputs:
         if features is None or token is None or main not in self.names:
             return
         wanted = _parameters(features)
-        names = [n for n in wanted if n == main or wanted[n] or n in ("image_grid_thw", "image_sizes")]
+        grids = ("image_grid_thw", "target_sizes")
 
         def illustrate(media: Callable[[], dict[str, Any]]) -> dict[str, Any]:
             made = media()
@@ -591,8 +602,9 @@ class _Inputs:
                 made["mm_token_type_ids"] = (ids == token).long()
             return {"input_ids": ids} | {n: v for n, v in made.items() if n in self.names}
 
-        for media in self.some(names):
-            yield functools.partial(illustrate, media)
+        for optional in [(*grids, "image_sizes"), grids]:
+            for media in self.some([n for n in wanted if n == main or wanted[n] or n in optional]):
+                yield functools.partial(illustrate, media)
 
     def attempts(self) -> Iterator[Callable[[], dict[str, Any]]]:
         yield from self.with_media("image", "pixel_values")
@@ -615,7 +627,8 @@ _ALWAYS = (
     "future_values",
 )  # fmt: skip
 _RICHER = (
-    "pixel_values", "pixel_attention_mask", "spatial_shapes", "input_features", "input_features_mask", "input_ids",
+    "pixel_values", "pixel_attention_mask", "spatial_shapes", "target_sizes", "input_features",
+    "input_features_mask", "input_ids",
 )  # fmt: skip
 
 # All the inputs of a model type, where its own shapes are not to be seen in signature and config.
