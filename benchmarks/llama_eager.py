@@ -14,6 +14,7 @@ import itertools
 import json
 import multiprocessing
 import multiprocessing.connection
+import os
 import pathlib
 import statistics
 import time
@@ -70,6 +71,7 @@ def arm(name: str, layers: int, pipe: multiprocessing.connection.Connection) -> 
     """One arm's process: builds, patches, then runs the blocks it is asked for."""
     import torch
 
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:4])  # the same cores for every arm
     torch.set_grad_enabled(False)
     model = build(layers)
     facts: dict[str, Any] = {"arm": name}
@@ -115,7 +117,7 @@ def _runner(model: Any, batch: int, tokens: int, more: int | None) -> Any:
     from transformers import DynamicCache
 
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(0, 128000, (batch, tokens + 40 * (more or 0)), generator=generator).cuda()
+    ids = torch.randint(0, 128000, (batch, tokens + 24 * (more or 0)), generator=generator).cuda()
     lengths = itertools.count(tokens, more or 0)
 
     def prefill() -> float:
@@ -164,7 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=4, help="ABBA rounds")
+    parser.add_argument("--rounds", type=int, default=6, help="times each arm has its turn")
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
     context = multiprocessing.get_context("spawn")
@@ -184,7 +186,7 @@ def main() -> None:
     outputs = {name: agreement(logits["eager"], logits[name]) for name in args.arms}
     times: dict[str, dict[str, list[float]]] = {w: {a: [] for a in args.arms} for w in WORKLOADS}
     for workload in WORKLOADS:
-        repeats = 5 if workload.startswith("prefill") else 2
+        repeats = 5 if workload.startswith("prefill") else 3
         for name in args.arms:
             ask(name, workload, 2)  # warm-up
         for turn in range(args.rounds):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,7 +15,8 @@ import fastkernels
 from fastkernels.cli.fail import fail
 from fastkernels.cli.render import show_report
 
-HUB_LOGGER = "huggingface_hub"
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 class ModelNotFound(Exception):
@@ -39,7 +41,9 @@ def plan(
     except (ModelNotFound, fastkernels.FastkernelsError) as error:
         fail("plan", str(error))
     if select and not any(site.reason != "not selected" for site in report.sites):
-        fail("plan", f"--select {' '.join(select)} matches none of the {len(report.sites)} sites. See them with --sites.")
+        fail(
+            "plan", f"--select {' '.join(select)} matches none of the {len(report.sites)} sites. See them with --sites."
+        )
     if json:
         typer.echo(report.model_dump_json(indent=2))
         return
@@ -57,31 +61,45 @@ def build_model(name: str) -> nn.Module:
     import torch  # these imports take seconds; --help need not pay for them
     import transformers
 
-    config = _config(name)
-    cls = next((getattr(transformers, a, None) for a in config.architectures or ()), None)
-    if cls is None:
-        known = type(config) in transformers.AutoModelForCausalLM._model_mapping
-        cls = transformers.AutoModelForCausalLM if known else transformers.AutoModel
-    build = getattr(cls, "_from_config", None) or cls.from_config
-    try:
-        with torch.device("meta"):
-            return build(config).eval()
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ModelNotFound(f"{name}: its config.json does not build a model: {error}") from error
+    config = load_config(name)
+    named = (getattr(transformers, architecture, None) for architecture in config.architectures or ())
+    builders: list[Callable[..., nn.Module]] = [cls._from_config for cls in named if hasattr(cls, "_from_config")]
+    builders += [transformers.AutoModelForCausalLM.from_config, transformers.AutoModel.from_config]
+    reason = ""
+    for build in builders:
+        try:
+            with torch.device("meta"):
+                return build(config).eval()
+        except Exception as error:  # noqa: BLE001 - a config can break a constructor in any way; it is reported
+            reason = reason or _first_line(error)
+    raise ModelNotFound(f"{name}: no model can be built from its config.json: {reason}")
 
 
-def _config(name: str) -> object:
+def load_config(name: str) -> PreTrainedConfig:
+    """The config of a local folder, of the hub's cache, or of the hub, in this order."""
     from transformers import AutoConfig
 
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelNotFound(f"{name} holds no config.json. Give the folder that does.")
-        return _load(AutoConfig, str(folder), name)
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists():
+        try:
+            return AutoConfig.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # anything may be in that file
+            raise ModelNotFound(f"{name}: its config.json cannot be read: {_first_line(error)}") from error
+    if folder.is_absolute() or folder.exists() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelNotFound(f"{name} is not a folder. Give one with a config.json, or a hub id such as OWNER/NAME.")
-    logging.getLogger(HUB_LOGGER).setLevel(logging.ERROR)  # its retries are many lines; ours is one
-    try:
-        return AutoConfig.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError):  # not in the cache
-        return _load(AutoConfig, name, name)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a warning at every retry; one line is ours below
+    for cached in (True, False):
+        try:
+            return AutoConfig.from_pretrained(name, local_files_only=cached)
+        except (OSError, ValueError) as error:
+            reason = _first_line(error)
+    raise ModelNotFound(
+        f"{name} is neither a folder here nor a model in the hub's cache, and the hub did not give it ({reason}). "
+        "Offline, give a local folder that holds its config.json: fastkernels plan ./FOLDER"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

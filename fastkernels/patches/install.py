@@ -220,14 +220,9 @@ class Installer:
         counts = self._inner_calls.setdefault(path, Counter())
         for where, candidate in implementation.__dict__["placed"]:
             part = implementation.get_submodule(where)
-            task, forward = candidate.task.name, part.forward
-
-            def counted(*args: Any, task: str = task, forward: Forward = forward) -> Any:
-                if not torch.compiler.is_compiling():
-                    counts[task] += 1
-                return forward(*args)
-
-            part.forward = counted  # type: ignore[method-assign] # an instance of ours, not the host's
+            for method in ("forward", "accumulate", "rotate"):
+                if hasattr(part, method):
+                    part.__dict__[method] = counting(getattr(part, method), counts, candidate.task.name)
 
     def calls(self, path: str, task: str, *, inner: bool) -> int:
         """Calls of the implementation at ``path``, or of the candidate for ``task`` inside it."""
@@ -256,6 +251,17 @@ class Installer:
             else:
                 module.__dict__[slot] = former
             dispatcher.binding.undo()
+
+
+def counting(method: Forward, counts: Counter[str], task: str) -> Forward:
+    """``method`` of one of our own instances, counted; not while Dynamo traces, to which a count is a guard."""
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_dynamo_compiling():
+            counts[task] += 1
+        return method(*args, **kwargs)
+
+    return counted
 
 
 def _where(site: Site) -> tuple[torch.device, torch.dtype]:

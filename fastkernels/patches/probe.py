@@ -29,6 +29,7 @@ WRONG_READING = (
     AttributeError,
     IndexError,
     KeyError,
+    NameError,
     NotImplementedError,
     AssertionError,
 )

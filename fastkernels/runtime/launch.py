@@ -44,7 +44,9 @@ class Launcher:
             with torch.cuda.device(device):
                 self(grid, tensors, numbers, constants, warps, stages)
             return
-        bits, pointers, dtypes = 0, [], []
+        bits = 0
+        pointers: list[int | None] = []
+        dtypes: list[torch.dtype | None] = []
         for tensor in tensors:
             if tensor is None:
                 pointers.append(None)

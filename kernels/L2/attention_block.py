@@ -261,6 +261,7 @@ class LlamaAttention(attention_block.LlamaAttention):
 
     def _one_kernel(self, qkv: torch.Tensor) -> bool:
         parts = self._modules
+        q_norm = parts.get("q_norm")
         return (
             _launch_heads is not None
             and (qkv.is_cuda or INTERPRETED)
@@ -268,8 +269,9 @@ class LlamaAttention(attention_block.LlamaAttention):
             and self.qk_norm != "full"
             and qkv.dtype != torch.float64
             and _ours(parts.get("rotary_emb"))
-            and _ours(parts.get("q_norm"))
+            and _ours(q_norm)
             and _ours(parts.get("k_norm"))
+            and (q_norm is None or q_norm.weight.dtype == qkv.dtype)
             and not (torch.is_grad_enabled() and qkv.requires_grad)
         )
 
@@ -338,7 +340,7 @@ def _attend(
         or attn.sliding_window is not None
     ):
         out = attn(turned, key, value, mask)
-    elif length == 1 and heads != key.shape[1] and (mask is None or mask.shape[1] == mask.shape[2] == 1):
+    elif length == 1 and heads != key.shape[1] and (mask is None or mask.shape[1:3] == (1, 1)):
         if _decodes(query, key, value, mask):
             return _decode(query, key, value, mask, attn.scale)
         # All queries of a group see the same keys: rows of one attention, and neither keys nor values are repeated.

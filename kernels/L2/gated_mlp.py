@@ -19,6 +19,18 @@ class LlamaMLP(gated_mlp.LlamaMLP):
         return _project(parts["down_proj"], parts["act_fn"](_project(parts["gate_up_proj"], x)))
 
 
+    def accumulate(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """``residual + forward(x)``, written to ``residual``: the product down adds while it stores its tiles."""
+        parts = self._modules
+        down = parts["down_proj"]
+        if not x.is_cuda or type(down) is not Linear or down.bias is not None or torch.is_grad_enabled():
+            return residual + LlamaMLP.forward(self, x)  # not self.forward: that one is counted
+        activated = parts["act_fn"](_project(parts["gate_up_proj"], x))
+        width = residual.shape[-1]
+        residual.view(-1, width).addmm_(activated.view(-1, activated.shape[-1]), down.weight.t())
+        return residual
+
+
 def _project(linear: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     if type(linear) is not Linear:
         return linear(x)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastkernels.patches.recognise import Host
-from fastkernels.patches.site import Draws, Proposal, Scenario, one_tensor
+from fastkernels.patches.site import Draws, Forward, Proposal, Scenario, one_tensor
 from fastkernels.patches.source import Param
 
 
@@ -25,7 +25,7 @@ def embedding(module: nn.Module, host: Host) -> Iterator[Proposal]:
             ids = draw.integers(*shape, high=count, salt=salt)
             yield lambda forward, ids=ids: [forward(ids)]  # type: ignore[misc] # a default binds ids early
 
-        def ends(forward: nn.Module) -> list[torch.Tensor]:
+        def ends(forward: Forward) -> list[torch.Tensor]:
             return [forward(torch.tensor([[0, count - 1]], device=draw.device))]
 
         yield ends

@@ -44,7 +44,7 @@ class Parts:
 
 def encoder_layer(module: nn.Module, host: Host) -> Iterator[Proposal]:
     """Both wirings are proposed, the norms in order of registration and in the reverse."""
-    if not module._modules or module._parameters or getattr(module, "chunk_size_feed_forward", 0):
+    if not module._modules or module._parameters or getattr(module, "chunk_size_feed_forward", None):
         return
     names = list(inspect.signature(type(module).forward).parameters)[1:]
     returns = returned_values(type(module))

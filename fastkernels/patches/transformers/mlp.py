@@ -29,7 +29,7 @@ def mlp(module: nn.Module, host: Host) -> Iterator[Proposal]:
     if len(linears) != 2 or module._parameters or module._buffers or not takes_one_tensor(type(module)):
         return
     others = [c for n, c in module._modules.items() if n not in linears and c is not None]
-    if any(True for c in others for _ in c.parameters()) or getattr(module, "chunk_size_feed_forward", 0):
+    if any(True for c in others for _ in c.parameters()) or getattr(module, "chunk_size_feed_forward", None):
         return
     biased = {module._modules[n].bias is not None for n in linears}
     # Functions that the module keeps under the name of an activation instead of a child.
@@ -72,8 +72,8 @@ def activations(others: list[nn.Module], functions: Mapping[str, Callable[..., A
 
 
 def _shape(module: nn.Module, name: str, source: Param) -> tuple[int, int]:
-    shape = tuple(module._modules[name].weight.shape)
-    return shape[::-1] if source.transposed else shape  # type: ignore[return-value] # a matrix has two sizes
+    shape = module.get_parameter(f"{name}.weight").shape
+    return (shape[1], shape[0]) if source.transposed else (shape[0], shape[1])
 
 
 def _drops(module: nn.Module, others: list[nn.Module]) -> bool:

@@ -17,6 +17,7 @@ from fastkernels.patches.transformers.gated_mlp import activation_of
 from fastkernels.patches.transformers.moe_router import (
     CORRECTION_NAMES,
     SCALE_NAMES,
+    Scenarios,
     jitters,
     readings,
     stable_tokens,
@@ -83,7 +84,7 @@ def _enter_experts(names: list[str]) -> Enter:
     return enter
 
 
-def _experts_scenarios(experts: int, hidden: int):  # noqa: ANN202 - the scenarios of a Proposal
+def _experts_scenarios(experts: int, hidden: int) -> Scenarios:
     """Usual and large tokens (a clamp would show), weights in the tokens' dtype and in float32, one token."""
 
     def scenarios(draw: Draws) -> Iterator[Scenario]:
@@ -178,7 +179,7 @@ def _enter_block(weight: torch.Tensor, facts: Mapping[str, Any]) -> Enter:
     return enter
 
 
-def _block_scenarios(module: nn.Module, facts: Mapping[str, Any], state: Mapping[str, Source]):  # noqa: ANN202
+def _block_scenarios(module: nn.Module, facts: Mapping[str, Any], state: Mapping[str, Source]) -> Scenarios:
     """Tokens whose experts no rounding changes, as two rows; and one token."""
 
     def scenarios(draw: Draws) -> Iterator[Scenario]:

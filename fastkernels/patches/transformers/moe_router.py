@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -32,6 +32,8 @@ TOP_K_NAMES = ("top_k", "topk", "num_experts_per_tok")
 GROUP_NAMES = ("num_group", "n_group", "num_groups")
 SCALE_NAMES = ("routed_scaling_factor", "route_scale", "router_scaling_factor")
 CORRECTION_NAMES = ("e_score_correction_bias", "expert_bias")
+Scenarios = Callable[[Draws], Iterator[Scenario]]
+
 DRAWN, KEPT = 96, 16  # tokens drawn for a probe, and how many of them, those whose choice is stable, are used
 JITTER = 2.0**-6  # what a stable choice withstands on every logit: several roundings of bfloat16
 
@@ -171,14 +173,14 @@ def stable_tokens(
         noise = torch.rand(logits.shape, generator=torch.Generator().manual_seed(seed)).to(logits.device) * 2 - 1
         moved = logits + noise * JITTER * (1 + logits.abs())
         stable += (_chosen(router, moved) == chosen).all(-1)
-    return tokens[:KEPT]
+    return tokens[stable.argsort(descending=True, stable=True)[:KEPT]]
 
 
 def _chosen(router: TopKRouter, logits: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, router.route(logits)[1], True)
 
 
-def scenarios_for(module: nn.Module, facts: Mapping[str, Any], state: Mapping[str, Param], layout: Layout):  # noqa: ANN201
+def scenarios_for(module: nn.Module, facts: Mapping[str, Any], state: Mapping[str, Param], layout: Layout) -> Scenarios:
     """Stable tokens together and one alone; compares logits, a dense matrix of weights, and the sorted ids."""
     logits_at, weights_at, ids_at = layout.order
 

@@ -98,8 +98,11 @@ class LlamaDecoderLayer(Interface):
         if self.wiring == "sandwich":
             normed, x = add_and_norm(self.pre_feedforward_layernorm, self.post_attention_layernorm(attended), x)
             return x + self.post_feedforward_layernorm(self.mlp(normed))
-        normed, x = add_and_norm(self.post_attention_layernorm, attended, x)
-        return x + self.mlp(normed)
+        normed, total = add_and_norm(self.post_attention_layernorm, attended, x)
+        accumulate = getattr(self.mlp, "accumulate", None)
+        if accumulate is not None and total is not x:  # a new tensor that nobody else has seen
+            return accumulate(normed, total)
+        return total + self.mlp(normed)
 
 
 def fused_norms(wiring: str, norm_task: str, norm: Mapping[str, Any]) -> tuple[str, ...]:

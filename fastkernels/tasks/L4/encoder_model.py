@@ -83,7 +83,7 @@ def cases() -> Iterator[Case]:
 
 def cost(module: EncoderModel, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> Cost:
     """The layers' one after the other: a stream between two layers is written and read."""
-    each = [encoder_layer.cost(layer, hidden_states, mask) for layer in module.layers]
+    each = [encoder_layer.cost(layer, hidden_states, mask) for layer in module.layers]  # type: ignore[arg-type] # ours
     return Cost(bytes=sum(c.bytes for c in each), flops=sum(c.flops for c in each))
 
 

@@ -607,14 +607,14 @@ class _Inputs:
                 yield functools.partial(illustrate, media)
 
     def attempts(self) -> Iterator[Callable[[], dict[str, Any]]]:
+        if special := _EXTRA.get(self.config.model_type):
+            yield lambda: {n: make(self) for n, make in special.items()}
         yield from self.with_media("image", "pixel_values")
         yield from self.with_media("audio", "input_features")
         first = list(dict.fromkeys([n for n, required in self.names.items() if required] + self.main))
         if "decoder_input_ids" in self.names and self.find("is_encoder_decoder", default=False):
             first.append("decoder_input_ids")
         first += [n for n in _ALWAYS if n in self.names and n not in first]
-        if special := _EXTRA.get(self.config.model_type):
-            yield lambda: {n: make(self) for n, make in special.items()}
         richer = [n for n in _RICHER if n in self.names and n not in first]
         if richer:
             yield from self.some(first + richer)
@@ -641,6 +641,7 @@ _EXTRA: dict[str, dict[str, Callable[[_Inputs], Any]]] = {
     "clap": {"input_ids": _Inputs.ids, "input_features": lambda i: i.floats(BATCH, 1, FRAMES, 64)},
     "depth_pro": {"pixel_values": lambda i: i.floats(BATCH, 3, 224, 224)},
     "dia": {"input_ids": _Inputs.ids, "decoder_input_ids": lambda i: i.ints(FIRST_ID, LAST_ID, BATCH, 6, 9)},
+    "emu3": {"input_ids": _Inputs.ids},  # its image tokens come from a processor
     "gemma4_audio": {"input_features": lambda i: i.floats(BATCH, FRAMES, 128)},
     "fun_asr_nano_encoder": {
         "input_features": lambda i: i.floats(BATCH, FRAMES, 560),

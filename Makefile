@@ -1,0 +1,41 @@
+# The commands of the project. Everything runs in .venv, made from exact pins; CPU only, except gpu-test.
+.PHONY: env demo test lint gpu-test test-newest clean
+
+PYTHON ?= python3
+PIP = $(@D)/bin/pip install --quiet --disable-pip-version-check
+ENV = .venv/.made
+NEWEST = .venv-newest/.made
+
+env: $(ENV)
+
+# torch first and by itself: pip then takes the CPU wheel where the machine offers one, and nothing pulls in another.
+$(ENV): constraints.txt
+$(NEWEST): constraints-newest.txt
+$(ENV) $(NEWEST): pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(PIP) torch==2.13.0
+	$(PIP) -c $(filter constraints%,$^) setuptools wheel
+	$(PIP) -c $(filter constraints%,$^) --no-build-isolation -e '.[dev,triton]'
+	touch $@
+
+demo: $(ENV)
+	.venv/bin/python -m benchmarks.demo
+
+test: $(ENV)
+	.venv/bin/python -m pytest
+
+lint: $(ENV)
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+# On a machine with a GPU, whose own python3 has torch with CUDA and triton.
+gpu-test:
+	PYTHONPATH=. $(PYTHON) -m pytest -m gpu -n 0
+
+# The same tests with the newest transformers that we have seen.
+test-newest: $(NEWEST)
+	.venv-newest/bin/python -m pytest
+
+clean:
+	rm -rf .venv .venv-newest *.egg-info build .pytest_cache .mypy_cache .ruff_cache
