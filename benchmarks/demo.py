@@ -129,8 +129,8 @@ def language_model(folder: Path) -> Subject:
         same, total = int((before[0] == after[0]).sum()), len(before[0])
         perplexity = [math.exp(loss.double().mean()) for _, loss in (before, after)]
         return [
-            f"greedy token the same at {same / total:.2%} of {total} positions, teacher-forced on held-out text",
-            f"held-out perplexity {perplexity[0]:.4f} before, {perplexity[1]:.4f} after",
+            f"{same} of {total} greedy tokens the same, teacher-forced on held-out text",
+            f"its perplexity {perplexity[0]:.4f} before, {perplexity[1]:.4f} after (windows of {WINDOW} tokens)",
         ]
 
     def generate(model: nn.Module) -> object:

@@ -12,7 +12,7 @@ from torch import nn
 
 from fastkernels.errors import CandidateError
 from fastkernels.patches.site import Proposal
-from fastkernels.patches.source import Merge, Rows, locate, merge, view
+from fastkernels.patches.source import Merge, Rows, locate, merge, tensor_of, view
 from fastkernels.runtime.candidate import Candidate
 from fastkernels.tasks import Interface, Task, by_interface, get_task
 
@@ -26,6 +26,7 @@ class Binding:
 
     parameters: list[torch.Tensor] = field(default_factory=list)
     merges: list[Merge] = field(default_factory=list)
+    viewed: list[torch.Tensor] = field(default_factory=list)  # parameters bound as views: their address must stay
 
     def undo(self) -> None:
         for done in reversed(self.merges):
@@ -66,7 +67,7 @@ def construct(candidate: Candidate, facts: Mapping[str, Any], *, device: torch.d
     try:
         with torch.device(device):
             return candidate.cls(**accepted)
-    except Exception as error:  # noqa: BLE001 - a candidate's constructor may raise anything; it is named and kept
+    except Exception as error:
         raise CandidateError(
             f"{candidate.label}: {candidate.cls.__name__}({_arguments(accepted)}) raised "
             f"{type(error).__name__}: {error}"
@@ -125,6 +126,8 @@ def bind(implementation: nn.Module, module: nn.Module, proposal: Proposal, *, la
                 tensor: torch.Tensor = done.storage
             else:
                 tensor = view(module, source)
+                if tensor is not tensor_of(module, source.name):
+                    binding.viewed.append(tensor_of(module, source.name))
             _put(implementation, name, tensor, label, proposal.task)
             binding.parameters.append(tensor)
         _check_complete(implementation, proposal, label)

@@ -87,9 +87,7 @@ def decide_sites(recognition: Recognition, candidates: CandidateSet, select: Sel
         elif carried & set(task.parts):
             names = carried & set(task.parts)
             reference = reference_candidate(task)
-            decisions.append(
-                Decision(site=site, state="applied", candidate=reference, carries=names)
-            )
+            decisions.append(Decision(site=site, state="applied", candidate=reference, carries=names))
         else:
             decisions.append(Decision(site=site, state="unmatched", reason="no candidate for its task"))
     return decisions

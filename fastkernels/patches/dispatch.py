@@ -56,7 +56,7 @@ class Dispatcher:
         self.proposal, self.implementation, self.binding = proposal, implementation, binding
         self.enter, self.leave, self.run = proposal.enter, proposal.leave, implementation.forward
         self.pins = pins_of(self.module, proposal)
-        self.holds = compile_check(self.pins, binding.merges)
+        self.holds = compile_check(self.pins, binding.merges, binding.viewed)
         self.hooks = hooks_of(self.module, proposal)
         self.hook_tables = [table for _, table in self.hooks]
         self.dtype: torch.dtype | None = None  # of the last admitted call, with its device's index
@@ -207,4 +207,3 @@ def _describe(value: Any) -> str:
     if not isinstance(value, torch.Tensor):
         return type(value).__name__
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-

@@ -41,7 +41,6 @@ class _Anonymous(ast.NodeTransformer):
             body=[self.visit(statement) for statement in body],
             decorator_list=[],
             returns=None,
-            type_params=[],
         )
 
 
@@ -61,7 +60,7 @@ def fingerprint(cls: type[nn.Module]) -> str | None:
     tree = syntax_of(cls)
     if tree is None:
         return None
-    anonymous = _Anonymous().visit(ast.parse(ast.unparse(tree)).body[0])
+    anonymous = ast.fix_missing_locations(_Anonymous().visit(ast.parse(ast.unparse(tree)).body[0]))
     return hashlib.sha256(ast.dump(anonymous).encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""Does everything that a binding relies on still hold? Asked at every call, so the answer is one compiled expression."""
+"""Does everything that a binding relies on still hold? Asked at every call, so it is one compiled expression."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def hooks_of(module: nn.Module, proposal: Proposal) -> list[tuple[str, Mapping[i
     return tables
 
 
-def compile_check(pins: Sequence[Pin], merges: Sequence[Merge]) -> Callable[[], bool]:
-    """A function of no arguments that is True while all pins and merges hold.
+def compile_check(pins: Sequence[Pin], merges: Sequence[Merge], viewed: Sequence[torch.Tensor]) -> Callable[[], bool]:
+    """A function of no arguments that is True while all pins hold, and merged and viewed parameters lie where they did.
 
     It is generated source, one ``d["key"] is value and ...`` over constants: a loop over the same pins took four
     times as long, and a decode step asks some two hundred times. Traced by Dynamo it leaves addresses out; a graph
@@ -61,14 +61,12 @@ def compile_check(pins: Sequence[Pin], merges: Sequence[Merge]) -> Callable[[], 
     for i, (slots, key, value) in enumerate(pins):
         scope[f"d{i}"], scope[f"v{i}"] = slots, value
         terms.append(f"{key!r} not in d{i}" if value is ABSENT else f"d{i}[{key!r}] is v{i}")
-    addresses = [a for merge in merges for a in merge.addresses()]
+    addresses = [a for merge in merges for a in merge.addresses()] + [(p, p.data_ptr()) for p in viewed]
     for i, (parameter, address) in enumerate(addresses):
         scope[f"p{i}"] = parameter.data_ptr
         terms.append(f"{'' if i else '(tracing() or ('}p{i}() == {address}" + ("))" if i == len(addresses) - 1 else ""))
     body = " and ".join(terms) or "True"
     arguments = ", ".join(f"{name}={name}" for name in scope)
-    source = (
-        f"def holds({arguments}):\n    try:\n        return {body}\n    except KeyError:\n        return False\n"
-    )
-    exec(source, scope)  # noqa: S102 - our own text; every value in it is a name bound above or an integer
+    source = f"def holds({arguments}):\n    try:\n        return {body}\n    except KeyError:\n        return False\n"
+    exec(source, scope)
     return scope["holds"]

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import torch
 from torch import nn
 
 from fastkernels.errors import CandidateError, PatchError
@@ -121,16 +120,12 @@ def patch(
     return _prepare(model, candidates, mode=mode, on_miss=on_miss, select=select, verify=verify, dry_run=False)
 
 
-def plan(
-    model: nn.Module, candidates: Any = "shipped", *, mode: Mode = "inference", select: Select = "all"
-) -> Report:
+def plan(model: nn.Module, candidates: Any = "shipped", *, mode: Mode = "inference", select: Select = "all") -> Report:
     """The report that ``patch`` would start from: sites recognised, candidates matched; the model is not touched.
 
     Works on a model without values (meta device) too. Candidates are not run, so a wrong one still shows as applied.
     """
-    return _prepare(
-        model, candidates, mode=mode, on_miss="report", select=select, verify=False, dry_run=True
-    ).report
+    return _prepare(model, candidates, mode=mode, on_miss="report", select=select, verify=False, dry_run=True).report
 
 
 def _prepare(
@@ -160,7 +155,8 @@ def _prepare(
         if on_miss == "raise" and not result.report.applied:
             raise PatchError(
                 f"{type(model).__name__}: no candidate applies to any of its {len(recognition.sites)} sites, so "
-                f"nothing was patched. plan() shows them; on_miss='report' accepts this.\n  {result.report.why_nothing()}"
+                f"nothing was patched. plan() shows them; on_miss='report' accepts this.\n"
+                f"  {result.report.why_nothing()}"
             )
     except BaseException:
         installer.undo()

@@ -73,7 +73,9 @@ def random_clone(module: nn.Module, *, device: torch.device, seed: int = 0) -> n
         for buffer in part._buffers.values():
             if buffer is None or id(buffer) in memo:
                 continue
-            moved = torch.zeros(buffer.shape, device=device, dtype=buffer.dtype) if buffer.is_meta else buffer.to(device)
+            moved = (
+                torch.zeros(buffer.shape, device=device, dtype=buffer.dtype) if buffer.is_meta else buffer.to(device)
+            )
             if buffer.is_floating_point():
                 moved = moved.float()
                 if not bool(moved.any()):

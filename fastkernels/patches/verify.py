@@ -74,7 +74,7 @@ def _run(
         return scenario(candidate)
     except (ProbeRefusal, CandidateError):
         raise
-    except Exception as error:  # noqa: BLE001 - candidate code may raise anything; it is named, kept and re-raised
+    except Exception as error:
         raise CandidateError(
             f"{where}: candidate {label} raised {type(error).__name__} on a call that {task} allows: {error}"
         ) from error

@@ -147,7 +147,7 @@ def _import(file: Path, where: str) -> ModuleType:
     sys.modules[name] = module  # Triton and pickle look a function's module up by name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001 - a candidate file may raise anything at import; it is named and kept
+    except Exception as error:
         del sys.modules[name]
         raise CandidateError(f"{where}: importing it raised {type(error).__name__}: {error}") from error
     return module

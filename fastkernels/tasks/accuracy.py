@@ -54,7 +54,7 @@ class Accuracy:
 
 ELEMENTWISE = Accuracy(name="elementwise")
 CONTRACTION = Accuracy(name="contraction", factor=3.0)  # a different summation order is honest work
-EXACT = Accuracy(name="exact", factor=1.0, floor=MappingProxyType({dtype: 0.0 for dtype in ROUNDING}))
+EXACT = Accuracy(name="exact", factor=1.0, floor=MappingProxyType(dict.fromkeys(ROUNDING, 0.0)))
 
 
 def measure(output: torch.Tensor, oracle: torch.Tensor) -> Error:

@@ -18,7 +18,6 @@ class LlamaMLP(gated_mlp.LlamaMLP):
         parts = self._modules  # a plain dict: nn.Module's own look-up costs a microsecond a name
         return _project(parts["down_proj"], parts["act_fn"](_project(parts["gate_up_proj"], x)))
 
-
     def accumulate(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """``residual + forward(x)``, written to ``residual``: the product down adds while it stores its tiles."""
         parts = self._modules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Draws, Enter, Leave, Proposal, Scenario
 from fastkernels.patches.source import Param, Rows, Source
 from fastkernels.patches.transformers.cache import append
-from fastkernels.patches.transformers.rope import Halves, Table, table_for
+from fastkernels.patches.transformers.rope import Halves, Table, halves_for, table_for
 
 KNOWN = (
     "transformers.models.llama.modeling_llama:LlamaAttention",
@@ -33,7 +33,19 @@ SPLIT_NAMES = (
     ("q_lin", "k_lin", "v_lin"),
 )
 FUSED_NAMES = ("qkv_proj", "qkv", "Wqkv", "query_key_value", "c_attn")
-OUT_NAMES = ("o_proj", "out_proj", "dense", "wo", "c_proj", "proj", "o", "projection", "out_lin")
+OUT_NAMES = (
+    "o_proj",
+    "out_proj",
+    "dense",
+    "wo",
+    "c_proj",
+    "proj",
+    "o",
+    "projection",
+    "projection_layer",
+    "out_lin",
+    "output",
+)
 HEAD_DIM_NAMES = ("head_dim", "attention_head_size", "head_size")
 SCALE_NAMES = ("scaling", "scale", "softmax_scale", "norm_factor")
 NORM_NAMES = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"), ("q_ln", "k_ln"))
@@ -75,7 +87,7 @@ def attention_block(module: nn.Module, host: Host) -> Iterator[Proposal]:
             task="attention_block",
             facts=facts,
             state=reading.state,
-            enter=enter_for(module, names, table, causal=facts["causal"]),
+            enter=enter_for(module, names, halves_for(table, host), causal=facts["causal"]),
             leave=leave_for(returns),
             scenarios=scenarios_for(module, names, table, causal=facts["causal"]),
             evidence=evidence(type(module), KNOWN),
@@ -193,11 +205,10 @@ def leave_for(returns: int) -> Leave | None:
     return lambda out: (out, *rest)
 
 
-def enter_for(module: nn.Module, names: list[str], table: Table | None, *, causal: bool) -> Enter:
+def enter_for(module: nn.Module, names: list[str], halves: Halves | None, *, causal: bool) -> Enter:
     """Reads a call of the module by its own argument names; what it cannot carry over becomes a reason."""
     eager = implementation_of(module) == "eager"
     known = frozenset({"hidden_states", "attention_mask", "past_key_values", "position_embeddings"}) | SILENT
-    halves = Halves(table.layout) if table is not None else None
     hooks = module._forward_hooks
     caches: set[type] = set()  # classes seen to take keys and values
 
@@ -216,7 +227,7 @@ def enter_for(module: nn.Module, names: list[str], table: Table | None, *, causa
         if not kwargs.keys() <= known:
             name = next((n for n in kwargs if n not in known and kwargs[n] is not None), None)
             if name is not None:
-                return f"argument {name}={kwargs[name]!r:.40}"
+                return argument_reason(name, kwargs[name])
         if halves is not None:
             tables = get("position_embeddings")
             if tables is None:
@@ -244,6 +255,11 @@ def enter_for(module: nn.Module, names: list[str], table: Table | None, *, causa
     return enter
 
 
+def argument_reason(name: str, value: Any) -> str:
+    """Why a call with an argument that the task does not have stays as it is; a tensor is not printed."""
+    return f"argument {name}={value!r}" if isinstance(value, (bool, int, str)) else f"argument {name} is given"
+
+
 def causal_mask(length: int, total: int, *, padding: int, like: torch.Tensor, additive: bool) -> torch.Tensor:
     """(2, 1, length, total): query i sees keys up to total - length + i, and the first row not its first
     ``padding`` keys (but always itself)."""
@@ -256,7 +272,9 @@ def causal_mask(length: int, total: int, *, padding: int, like: torch.Tensor, ad
     return torch.zeros(seen.shape, dtype=like.dtype).masked_fill(~seen, torch.finfo(like.dtype).min).to(like.device)
 
 
-def scenarios_for(module: nn.Module, names: list[str], table: Table | None, *, causal: bool):  # noqa: ANN201
+def scenarios_for(
+    module: nn.Module, names: list[str], table: Table | None, *, causal: bool
+) -> Callable[[Draws], Iterator[Scenario]]:
     """Prefill, prefill with padding, and prefill then decode against a fresh cache."""
     width = next(p.shape[1] for n, p in module.named_parameters() if p.dim() == 2 and "o_proj" not in n)
     additive = implementation_of(module) == "eager"

@@ -11,8 +11,14 @@ from fastkernels.patches.fingerprint import evidence
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Proposal, Site
 from fastkernels.patches.source import Source
-from fastkernels.patches.transformers.attention import enter_for, leave_for, returned_values, scenarios_for, watched_config
-from fastkernels.patches.transformers.rope import table_for
+from fastkernels.patches.transformers.attention import (
+    enter_for,
+    leave_for,
+    returned_values,
+    scenarios_for,
+    watched_config,
+)
+from fastkernels.patches.transformers.rope import halves_for, table_for
 from fastkernels.tasks.L3.decoder_layer import WIRINGS, fused_norms
 
 KNOWN = (
@@ -73,7 +79,7 @@ def decoder_layer(module: nn.Module, host: Host) -> Iterator[Proposal]:
                 "wiring": wiring,
             },
             state=state,
-            enter=enter_for(block, names, table, causal=causal),
+            enter=enter_for(block, names, halves_for(table, host), causal=causal),
             leave=leave_for(returns),
             scenarios=scenarios_for(block, names, table, causal=causal),
             evidence=evidence(type(module), KNOWN),

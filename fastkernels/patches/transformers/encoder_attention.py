@@ -17,21 +17,23 @@ from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Draws, Enter, Proposal, Scenario
 from fastkernels.patches.source import Rows, Source
 from fastkernels.patches.transformers.attention import (
-    FUSED_NAMES,
     HEAD_DIM_NAMES,
     IMPLEMENTATIONS,
-    OUT_NAMES,
     SCALE_NAMES,
     SPLIT_NAMES,
+    argument_reason,
     implementation_of,
     leave_for,
     outputs,
     returned_values,
+    watched_config,
 )
 
 KNOWN = ("transformers.models.bert.modeling_bert:BertSelfAttention",)
 # Arguments that do not change what a layer computes; outputs asked for are taken by hooks, which the patch sees.
-SILENT = frozenset({"position_ids", "use_cache", "cache_position", "output_hidden_states"})
+SILENT = frozenset(
+    {"position_ids", "use_cache", "cache_position", "output_hidden_states", "return_dict", "interpolate_pos_encoding"}
+)
 Scenarios = Callable[[Draws], Iterator[Scenario]]
 
 
@@ -40,7 +42,8 @@ def encoder_attention(module: nn.Module, host: Host) -> Iterator[Proposal]:
     children = module._modules
     names = list(inspect.signature(type(module).forward).parameters)[1:]
     split = next((s for s in SPLIT_NAMES if all(type(children.get(n)) is nn.Linear for n in s)), None)
-    if split is None or any(children.get(n) is not None for n in (*OUT_NAMES, *FUSED_NAMES)):
+    rest = [c for n, c in children.items() if c is not None and (split is None or n not in split)]
+    if split is None or any(True for c in rest for _ in c.parameters()):
         return
     head_name = next((n for n in HEAD_DIM_NAMES if isinstance(module.__dict__.get(n), int)), None)
     returns = returned_values(type(module))
@@ -75,6 +78,7 @@ def encoder_attention(module: nn.Module, host: Host) -> Iterator[Proposal]:
         evidence=evidence(type(module), KNOWN),
         inner=tuple(n for n, c in children.items() if c is not None),
         reads=tuple(n for n in frozen if n in module.__dict__),
+        watches=watched_config(module),
         drops=True,
     )
 
@@ -82,29 +86,26 @@ def encoder_attention(module: nn.Module, host: Host) -> Iterator[Proposal]:
 def enter_for(attention: nn.Module, names: list[str]) -> Enter:
     """Reads a call of an encoder's attention, layer or stack, whose attention module is ``attention``; ``names`` are
     the names of its arguments, the hidden states first."""
-    config, hooks, first = attention.config, attention._forward_hooks, names[0]
+    eager, hooks, first = implementation_of(attention) == "eager", attention._forward_hooks, names[0]
+    known = SILENT | {first, "attention_mask", "is_causal"}
     causal = CausalMask()
 
     def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | str:
-        given = dict(zip(names, args, strict=False)) | kwargs if args else dict(kwargs)
-        hidden_states = given.pop(first, None)
-        mask = given.pop("attention_mask", None)
-        is_causal = given.pop("is_causal", None)
+        if args:
+            kwargs = dict(zip(names, args, strict=False)) | kwargs
+        hidden_states, mask = kwargs.get(first), kwargs.get("attention_mask")
         if hidden_states is None or hidden_states.dim() != 3:
             return "hidden states are not (batch, sequence, width)"
-        implementation = config._attn_implementation
-        if implementation not in IMPLEMENTATIONS:
-            return f"attn_implementation {implementation} takes masks of its own"
-        for name, value in given.items():
-            if value is not None and name not in SILENT and not (value is False and name == "output_attentions"):
-                return f"argument {name}={value!r:.40}"
-        eager = implementation == "eager"
+        if not kwargs.keys() <= known:
+            for name, value in kwargs.items():
+                if value is not None and name not in known and not (value is False and name == "output_attentions"):
+                    return argument_reason(name, value)
         if eager and hooks:
             return "eager attention with its weights hooked"
         if mask is not None:
             if mask.dim() != 4 or (eager and mask.dtype == torch.bool):
-                return f"a mask of {mask.dim()} dimensions and dtype {mask.dtype} for {implementation} attention"
-        elif is_causal and not eager:  # eager attention knows no causality but the mask's
+                return f"a mask of {mask.dim()} dimensions and dtype {mask.dtype}"
+        elif not eager and kwargs.get("is_causal"):  # eager attention knows no causality but the mask's
             mask = causal(hidden_states)
         return hidden_states, mask
 

@@ -16,7 +16,7 @@ from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Proposal, Site
 from fastkernels.patches.source import Source
 from fastkernels.patches.transformers.activation import kind_of
-from fastkernels.patches.transformers.attention import leave_for, returned_values
+from fastkernels.patches.transformers.attention import leave_for, returned_values, watched_config
 from fastkernels.patches.transformers.encoder_attention import enter_for, scenarios_for
 from fastkernels.tasks.L3.encoder_layer import WIRINGS
 
@@ -75,6 +75,7 @@ def encoder_layer(module: nn.Module, host: Host) -> Iterator[Proposal]:
                 inner=tuple(n for n, c in module._modules.items() if c is not None),
                 parts=dict(images) | norms,
                 reads=tuple(n for n in vars(module) if n == "chunk_size_feed_forward"),
+                watches=watched_config(attention),
                 drops=True,
             )
 

@@ -16,6 +16,7 @@ from fastkernels.patches.fingerprint import evidence, syntax_of
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Enter, Proposal
 from fastkernels.patches.source import Source, join
+from fastkernels.patches.transformers.attention import watched_config
 from fastkernels.patches.transformers.encoder_attention import enter_for, scenarios_for
 from fastkernels.patches.transformers.encoder_layer import ATTENTION
 
@@ -56,6 +57,7 @@ def encoder_model(module: nn.Module, host: Host) -> Iterator[Proposal]:
         evidence=evidence(type(module), KNOWN),
         inner=tuple(n for n, c in module._modules.items() if c is not None),
         parts={f"layers.{i}": join(name, str(i)) for i in range(len(sites))},
+        watches=watched_config(attention),
         drops=True,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ def eps_of(module: nn.Module) -> tuple[str, float] | None:
     return None
 
 
-def rows(width: int):  # noqa: ANN201 - the scenarios of a Proposal
+def rows(width: int) -> Callable[[Draws], Iterator[Scenario]]:
     """Scenarios for a module that takes one tensor (..., width): usual, large and small values, one row."""
 
     def scenarios(draw: Draws) -> Iterator[Scenario]:

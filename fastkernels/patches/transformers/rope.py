@@ -25,6 +25,11 @@ class Table:
         return self.cos.shape[-1] * (2 if self.layout == "half" else 1)
 
 
+def halves_for(table: Table | None, host: Host) -> Halves | None:
+    """The one ``Halves`` of this layout that all attention modules of the host's model share."""
+    return None if table is None else host.memo.setdefault(f"halves {table.layout}", Halves(table.layout))
+
+
 class Halves:
     """Takes half-width tables out of the model's, once for all layers that get the same pair in a step."""
 
@@ -42,7 +47,7 @@ class Halves:
         half = cos.shape[-1] // 2
         cut = (lambda t: t[..., :half]) if self.layout == "cat" else (lambda t: t[..., ::2])
         halves = cut(cos), cut(sin)
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_dynamo_compiling():
             self._of, self._halves = tables, halves
         return halves
 

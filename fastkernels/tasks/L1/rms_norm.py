@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastkernels.tasks.interface import Interface, compute_dtype
-from fastkernels.tasks.task import Case, Cost, Task, element_bytes
+from fastkernels.tasks.task import Case, Cost, Draw, Task, element_bytes
 
 
 def normalize(x: torch.Tensor, eps: float) -> torch.Tensor:
@@ -94,7 +94,7 @@ class HalfRow(RMSNorm):
 def cases() -> Iterator[Case]:
     """Shapes from one token to a long prefill, odd widths, and the value ranges that hide mistakes."""
 
-    def draw(shape: tuple[int, ...], *, scale: float = 1.0, residual: bool = False):  # noqa: ANN202 - a Draw
+    def draw(shape: tuple[int, ...], *, scale: float = 1.0, residual: bool = False) -> Draw:
         def arguments(g: torch.Generator, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
             return tuple(
                 (torch.randn(shape, generator=g) * scale).to(device, dtype) for _ in range(2 if residual else 1)
@@ -102,7 +102,13 @@ def cases() -> Iterator[Case]:
 
         return arguments
 
-    for name, shape in {"rows": (3, 64), "one_row": (1, 128), "batch": (2, 5, 96), "odd": (7, 77), "empty": (0, 64)}.items():
+    for name, shape in {
+        "rows": (3, 64),
+        "one_row": (1, 128),
+        "batch": (2, 5, 96),
+        "odd": (7, 77),
+        "empty": (0, 64),
+    }.items():
         yield Case(name=name, init={"hidden_size": shape[-1]}, draw=draw(shape))
         yield Case(name=f"{name}_residual", init={"hidden_size": shape[-1]}, draw=draw(shape, residual=True))
     yield Case(name="small_values", init={"hidden_size": 64, "eps": 1e-5}, draw=draw((4, 64), scale=1e-3))

@@ -14,7 +14,7 @@ from fastkernels.tasks.L1.gemma_rms_norm import GemmaRMSNorm
 from fastkernels.tasks.L1.linear import Linear
 from fastkernels.tasks.L1.rms_norm import RMSNorm
 from fastkernels.tasks.L1.rotary_emb import RotaryEmbedding
-from fastkernels.tasks.task import Case, Cost, Task, element_bytes
+from fastkernels.tasks.task import Case, Cost, Draw, Task, element_bytes
 
 Update = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 QK_NORMS: dict[str, type[nn.Module]] = {"rms_norm": RMSNorm, "gemma_rms_norm": GemmaRMSNorm}
@@ -202,7 +202,7 @@ class IgnoresTheMask(LlamaAttention):
 def cases() -> Iterator[Case]:
     """MHA, GQA, MQA, qk-norms, partial and interleaved RoPE, none, padding; one token; Llama-3.1-8B's sizes."""
 
-    def draw(batch: int, length: int, width: int, rotary: int, *, padded: bool = False):  # noqa: ANN202 - a Draw
+    def draw(batch: int, length: int, width: int, rotary: int, *, padded: bool = False) -> Draw:
         def arguments(g: torch.Generator, device: torch.device, dtype: torch.dtype) -> tuple[object, ...]:
             x = torch.randn(batch, length, width, generator=g).to(device, dtype)
             if not rotary:

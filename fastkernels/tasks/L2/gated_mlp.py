@@ -13,7 +13,7 @@ from fastkernels.tasks.interface import Interface
 from fastkernels.tasks.L1.gelu_and_mul import GeluAndMul
 from fastkernels.tasks.L1.linear import Linear
 from fastkernels.tasks.L1.silu_and_mul import SiluAndMul
-from fastkernels.tasks.task import Case, Cost, Task, element_bytes
+from fastkernels.tasks.task import Case, Cost, Draw, Task, element_bytes
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 
@@ -77,7 +77,7 @@ class DropsTheTail(LlamaMLP):
 def cases() -> Iterator[Case]:
     """Each activation, with and without bias, odd widths, no rows, one row; Llama-3.1-8B's sizes."""
 
-    def draw(rows: tuple[int, ...], width: int):  # noqa: ANN202 - a Draw
+    def draw(rows: tuple[int, ...], width: int) -> Draw:
         def arguments(g: torch.Generator, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
             return (torch.randn(*rows, width, generator=g).to(device, dtype),)
 
@@ -96,7 +96,7 @@ def cases() -> Iterator[Case]:
 
 def cost(module: LlamaMLP, x: torch.Tensor) -> Cost:
     """Weights, input and output cross memory once; the intermediate need not."""
-    weights = [p for p in module.parameters()]
+    weights = list(module.parameters())
     rows = x.numel() // x.shape[-1]
     matrices = sum(w.numel() for w in weights if w.dim() == 2)
     return Cost(bytes=element_bytes(x, x, *weights), flops=2 * rows * matrices)
