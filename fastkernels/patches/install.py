@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,8 +27,11 @@ ABSENT = object()
 class Installer:
     """Builds, binds, verifies and places implementations; remembers how to undo each step."""
 
-    def __init__(self, *, candidates: CandidateSet, mode: str, verify: bool, dry_run: bool) -> None:
+    def __init__(
+        self, *, candidates: CandidateSet, mode: str, verify: bool, dry_run: bool, shared: frozenset[int] = frozenset()
+    ) -> None:
         self.candidates, self.mode, self.verify, self.dry_run = candidates, mode, verify, dry_run
+        self.shared = shared
         self.by_path: dict[str, Dispatcher] = {}
         self._undo: list[tuple[nn.Module, str, Any, Dispatcher]] = []
         self._verdicts: dict[tuple[Any, ...], str | None] = {}
@@ -76,6 +80,8 @@ class Installer:
 
     def _blocked(self, site: Site, candidate: Candidate) -> str | None:
         """Reasons to leave a site alone that have nothing to do with numbers."""
+        if id(site.module) in self.shared:
+            return "it is a global of its Python module, so other models share it"
         merged = any(isinstance(s, Rows) for s in site.proposal.state.values())
         if self.mode == "training" and not candidate.supports.training:
             return f"{candidate.label} does not declare training=True"
@@ -222,11 +228,30 @@ class Installer:
             part = implementation.get_submodule(where)
             for method in ("forward", "accumulate", "rotate"):
                 if hasattr(part, method):
-                    part.__dict__[method] = counting(getattr(part, method), counts, candidate.task.name)
+                    part.__dict__[method] = counting(getattr(part, method), counts, f"{where}:{candidate.task.name}")
 
-    def calls(self, path: str, task: str, *, inner: bool) -> int:
-        """Calls of the implementation at ``path``, or of the candidate for ``task`` inside it."""
-        return self._inner_calls.get(path, Counter())[task] if inner else self.by_path[path].calls
+    def calls(self, outer: Site, site: Site) -> int:
+        """Calls of the implementation at ``outer``, or of the candidate that stands inside it for ``site``."""
+        if outer is site:
+            return self.by_path[site.path].calls
+        relative = site.path.removeprefix(f"{outer.path}.") if outer.path else site.path
+        image = relative
+        for attribute, name in outer.proposal.parts.items():
+            if relative == name or relative.startswith(f"{name}."):
+                image = attribute + relative[len(name) :]
+        counts = self._inner_calls.get(outer.path, Counter())
+        total = 0
+        for key, count in counts.items():
+            where, _, task = key.rpartition(":")
+            if task == site.task.name and (where == image or where.startswith(f"{image}.")):
+                total += count
+        return total
+
+    def calls_of(self, task: str) -> int:
+        """Calls of the candidate for ``task``: at sites of its own and inside other implementations."""
+        own = sum(d.calls for d in self.by_path.values() if d.proposal.task == task)
+        inner = (n for counts in self._inner_calls.values() for key, n in counts.items() if key.endswith(f":{task}"))
+        return own + sum(inner)
 
     def placements(self) -> Counter[str]:
         """Candidates inside outer implementations, by task: how many places."""
@@ -253,12 +278,19 @@ class Installer:
             dispatcher.binding.undo()
 
 
-def counting(method: Forward, counts: Counter[str], task: str) -> Forward:
+def shared_globals(model: nn.Module) -> frozenset[int]:
+    """Ids of the modules that are globals of a Python module which defines one of the classes in ``model``."""
+    files = {type(part).__module__ for part in model.modules()} | {"transformers.activations"}
+    values = (v for f in files if f in sys.modules for v in list(vars(sys.modules[f]).values()))
+    return frozenset(id(v) for v in values if isinstance(v, nn.Module))
+
+
+def counting(method: Forward, counts: Counter[str], place: str) -> Forward:
     """``method`` of one of our own instances, counted; not while Dynamo traces, to which a count is a guard."""
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         if not torch.compiler.is_dynamo_compiling():
-            counts[task] += 1
+            counts[place] += 1
         return method(*args, **kwargs)
 
     return counted

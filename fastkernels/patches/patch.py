@@ -12,7 +12,7 @@ from torch import nn
 from fastkernels.errors import CandidateError, PatchError
 from fastkernels.patches.compose import Decision, Select, cover, decide_sites, site_dtype, tasks_wanted
 from fastkernels.patches.dispatch import Dispatcher
-from fastkernels.patches.install import Installer
+from fastkernels.patches.install import Installer, shared_globals
 from fastkernels.patches.recognise import Recognition, adapters_for, recognise
 from fastkernels.patches.report import CandidateReport, Report, SiteReport, UnrecognisedReport
 from fastkernels.runtime.load import CandidateSet, load_candidates
@@ -32,7 +32,7 @@ class Patch:
         recognition: Recognition,
         decisions: list[Decision],
         candidates: CandidateSet,
-        installer: Installer | None,
+        installer: Installer,
         seconds: float,
     ) -> None:
         self.model, self.mode = model, mode
@@ -47,7 +47,7 @@ class Patch:
     @property
     def dispatchers(self) -> Mapping[str, Dispatcher]:
         """What stands on the patched modules, by path: the call counters of interposition."""
-        return {} if self._installer is None else self._installer.by_path
+        return self._installer.by_path
 
     def unpatch(self) -> None:
         """Restores every module's former ``__dict__`` entry, last in first out; a second call does nothing.
@@ -55,8 +55,7 @@ class Patch:
         Raises:
             PatchError: somebody patched on top; nothing is undone. Undo theirs first.
         """
-        if self._installer is not None:
-            self._installer.undo()
+        self._installer.undo()
 
     def __enter__(self) -> Self:
         return self
@@ -135,7 +134,7 @@ def _prepare(
     chosen = load_candidates(candidates)
     recognition = recognise(model, adapters_for(model), tasks=tasks_wanted(chosen))
     decisions = decide_sites(recognition, chosen, select)
-    installer = Installer(candidates=chosen, mode=mode, verify=verify, dry_run=dry_run)
+    installer = Installer(candidates=chosen, mode=mode, verify=verify, dry_run=dry_run, shared=shared_globals(model))
     try:
         for decision in decisions:
             if decision.state == "applied" and decision.inside is None:
@@ -149,7 +148,7 @@ def _prepare(
             recognition=recognition,
             decisions=decisions,
             candidates=chosen,
-            installer=None if dry_run else installer,
+            installer=installer,
             seconds=time.perf_counter() - started,
         )
         if on_miss == "raise" and not result.report.applied:
@@ -170,7 +169,7 @@ def make_report(patch: Patch) -> Report:
     return Report(
         model=type(patch.model).__name__,
         mode=patch.mode,
-        dry_run=patch._installer is None,
+        dry_run=patch._installer.dry_run,
         sites=sites,
         candidates=_candidate_reports(patch, sites),
         unrecognised=[
@@ -199,16 +198,14 @@ def _site_report(decision: Decision, patch: Patch) -> SiteReport:
         inside=outer.site.path if outer is not decision else None,
         evidence=site.proposal.evidence,
         probe=site.error,
-        calls=patch._installer.calls(outer.site.path, site.task.name, inner=outer is not decision)
-        if in_effect and patch._installer is not None
-        else 0,
+        calls=patch._installer.calls(outer.site, site) if in_effect else 0,
         bypassed=dict(dispatcher.bypassed) if in_effect and dispatcher is not None else {},
     )
 
 
 def _candidate_reports(patch: Patch, sites: list[SiteReport]) -> list[CandidateReport]:
     reports = []
-    inside = patch._installer.placements() if patch._installer is not None else {}
+    inside = patch._installer.placements()
     for name, candidate in patch._candidates.by_task.items():
         own = [s for s in sites if s.task == name]
         applied = sum(s.state == "applied" for s in own)
@@ -226,6 +223,7 @@ def _candidate_reports(patch: Patch, sites: list[SiteReport]) -> list[CandidateR
                 state=state,  # type: ignore[arg-type] # one of the literals by construction
                 reason=reason,
                 sites=applied + carried,
+                calls=patch._installer.calls_of(name),
             )
         )
     for file in patch._candidates.unknown:

@@ -36,6 +36,7 @@ class CandidateReport(BaseModel):
     state: State
     reason: str = ""
     sites: int = Field(default=0, description="sites at which it is applied, inside outer implementations included")
+    calls: int = Field(default=0, description="calls that ran it so far, at its sites and inside others")
 
 
 class UnrecognisedReport(BaseModel):
