@@ -94,6 +94,7 @@ def patch(
         CandidateError: a candidate cannot be loaded, built, bound or called as its task says.
         PatchError: a candidate is refused, or nothing would be applied. The model is as it was.
 
+    >>> import torch
     >>> from torch import nn
     >>> import fastkernels
     >>> class Block(nn.Module):
