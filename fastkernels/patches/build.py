@@ -12,7 +12,7 @@ from torch import nn
 
 from fastkernels.errors import CandidateError
 from fastkernels.patches.site import Proposal
-from fastkernels.patches.source import Merge, Rows, locate, merge, tensor_of, view
+from fastkernels.patches.source import Merge, Rows, device_of, locate, merge, tensor_of, view
 from fastkernels.runtime.candidate import Candidate
 from fastkernels.tasks import Interface, Task, by_interface, get_task
 
@@ -176,7 +176,7 @@ def materialise_buffers(implementation: nn.Module, rebuild: Callable[[], nn.Modu
 def bound_reference(module: nn.Module, proposal: Proposal, *, dtype: torch.dtype) -> nn.Module:
     """The task's reference with copies of the module's parameters in ``dtype``: for probes and oracles."""
     task = get_task(proposal.task)
-    device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+    device = device_of(module)
     with torch.device("meta"):
         reference = task.interface(**proposal.facts)
     materialise_buffers(reference, lambda: task.interface(**proposal.facts), device)

@@ -15,7 +15,7 @@ from fastkernels.patches.build import Binding, bind, construct, materialise_buff
 from fastkernels.patches.compose import Decision, fits, site_dtype
 from fastkernels.patches.dispatch import Dispatcher, Dormant
 from fastkernels.patches.site import Forward, Proposal, Site
-from fastkernels.patches.source import Rows
+from fastkernels.patches.source import Rows, device_of
 from fastkernels.patches.verify import verify
 from fastkernels.runtime.candidate import Candidate
 from fastkernels.runtime.load import CandidateSet
@@ -125,7 +125,7 @@ class Installer:
     def _bind(
         self, implementation: nn.Module, module: nn.Module, proposal: Proposal, candidate: Candidate, site: Site
     ) -> Binding:
-        device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+        device = device_of(module)
         try:
             binding = bind(implementation, module, proposal, label=candidate.label)
         except CandidateError as error:
@@ -297,8 +297,7 @@ def counting(method: Forward, counts: Counter[str], place: str) -> Forward:
 
 
 def _where(site: Site) -> tuple[torch.device, torch.dtype]:
-    tensors = (*site.module.parameters(), *site.module.buffers())
-    return next((t.device for t in tensors), torch.device("cpu")), site_dtype(site)
+    return device_of(site.module), site_dtype(site)
 
 
 def _origin(forward: Any) -> str:

@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 
 from torch import nn
 
-from fastkernels.errors import CandidateError, PatchError
-from fastkernels.patches.compose import Decision, Select, cover, decide_sites, site_dtype, tasks_wanted
+from fastkernels.errors import PatchError
+from fastkernels.patches.compose import Decision, Select, cover, decide_sites, tasks_wanted
 from fastkernels.patches.dispatch import Dispatcher
 from fastkernels.patches.install import Installer, shared_globals
 from fastkernels.patches.recognise import Recognition, adapters_for, recognise
@@ -232,6 +232,3 @@ def _candidate_reports(patch: Patch, sites: list[SiteReport]) -> list[CandidateR
             CandidateReport(task="?", label=file, digest="", state="unmatched", reason="no task has this file name")
         )
     return reports
-
-
-__all__ = ["CandidateError", "Patch", "patch", "plan", "site_dtype"]

@@ -14,6 +14,7 @@ from torch import nn
 from fastkernels.patches.build import bound_reference
 from fastkernels.patches.dispatch import dispatchers
 from fastkernels.patches.site import Draws, ProbeRefusal, Proposal, Scenario
+from fastkernels.patches.source import device_of
 from fastkernels.tasks.accuracy import Error, measure, worst
 
 # Two float32 evaluation orders of one layer differ by about 1e-6; another variant of the task by 1e-2 and more.
@@ -99,7 +100,7 @@ def decide(module: nn.Module, proposals: list[Proposal], repropose: Callable[[nn
     ``repropose`` reads the clone as the module was read (a proposal's closures belong to one module).
     """
     live = all(p.on_live_weights for p in proposals) and not any(p.is_meta for p in module.parameters())
-    device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+    device = device_of(module)
     device = torch.device("cpu") if device.type == "meta" else device
     if live:
         subject, readings = module, proposals

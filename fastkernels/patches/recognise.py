@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -155,8 +155,3 @@ def adapters_for(model: nn.Module) -> tuple[Adapter, ...]:
     from fastkernels.patches.transformers import ADAPTERS  # the host package is imported only when a model is patched
 
     return ADAPTERS
-
-
-def describe(facts: Mapping[str, Any]) -> str:
-    """Constructor facts in one line."""
-    return ", ".join(f"{k}={v}" for k, v in facts.items())

@@ -72,6 +72,11 @@ def tensor_of(module: nn.Module, name: str) -> torch.Tensor:
     return value
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's first parameter or buffer lies; the CPU for one that has neither."""
+    return next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+
 def view(module: nn.Module, source: Param) -> torch.Tensor:
     """The tensor that the interface binds: the very Parameter where it is used whole, else a view of it."""
     tensor = tensor_of(module, source.name)
