@@ -162,11 +162,11 @@ def show(console: Console, subject: Subject) -> None:
     console.print()
     console.print(candidates_table(patched.report.candidates))
     # The null arm: the same dispatchers at the same modules, each running the module's own original.
-    standing = {(path, d.proposal.task) for path, d in dispatchers(models["patched"])}
+    standing = {(path, d.proposal.task) for path, d in patched.dispatchers.items()}
     null = fastkernels.patch(models["null"], "identity", select=lambda site: (site.path, site.task.name) in standing)
 
     outputs = {arm: subject.outputs(models[arm]) for arm in ("unpatched", "patched")}
-    show_interposition(console, models, patched.report)
+    show_interposition(console, models, patched)
     for line in subject.compare(outputs["unpatched"], outputs["patched"]):
         console.print(f"[bold]Agreement[/] {line}")
     show_speed(console, subject, models)
@@ -180,9 +180,10 @@ def show(console: Console, subject: Subject) -> None:
     )
 
 
-def show_interposition(console: Console, models: dict[str, nn.Module], patched: fastkernels.Report) -> None:
+def show_interposition(console: Console, models: dict[str, nn.Module], handle: fastkernels.Patch) -> None:
     """Counters after one run of the outputs. The unpatched arm has nothing on it that could count, or divert."""
     table = new_table("task", "candidate", "sites", "ran", "own calls", "unpatched arm", right=RIGHT)
+    patched = handle.report
     rows: dict[tuple[str, str], list[SiteReport]] = {}
     for s in patched.applied:
         rows.setdefault((s.task, s.candidate or ""), []).append(s)
@@ -193,6 +194,9 @@ def show_interposition(console: Console, models: dict[str, nn.Module], patched: 
         table.add_row(task, candidate, str(len(sites)), str(ran), str(own or "inside"), str(bare))
     bypassed = sum(n for s in patched.applied for n in s.bypassed.values())
     standing = ", ".join(f"{sum(1 for _ in dispatchers(model))} on {arm}" for arm, model in models.items())
+    beneath = sum(1 for _ in dispatchers(models["patched"])) - len(handle.dispatchers)
+    if beneath:
+        standing += f" ({beneath} of them beneath the whole model's, for calls that it leaves to the original)"
     console.print()
     console.print(table)
     console.print(f"[bold]Interposition[/] dispatchers: {standing}; calls that went to an original: {bypassed}")

@@ -1,7 +1,9 @@
-"""What the machinery itself costs, on one GPU: identity candidates in and out of the same model, block by block.
+"""What the machinery itself costs, on one GPU: identity candidates on a model beside the same model without.
 
-Finer than the null arm of ``llama_eager``, whose arms are processes: here both sides share the process, the cores
-and the allocator, and only the dispatchers come and go. Also times ``patch(model, "shipped")`` in this process.
+Finer than the null arm of ``llama_eager``, whose arms are processes: both models are in this process, over the same
+weights, and take turns, so that they share the cores, the allocator and whatever else the machine does meanwhile. A
+third model, unpatched too, shows what such a comparison reads where there is nothing to see. Also times ``patch(model,
+"shipped")`` in this process.
 
     python -m benchmarks.null_arm --out benchmarks/results/NAME.json
 """
@@ -9,6 +11,7 @@ and the allocator, and only the dispatchers come and go. Also times ``patch(mode
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import pathlib
 import statistics
@@ -17,6 +20,9 @@ import time
 from benchmarks.bootstrap import bootstrap_ratio
 from benchmarks.llama_eager import WORKLOADS, _runner, build
 
+# Name: the sites that get identity candidates; None for none.
+SIDES = {"whole model": "all", "layer by layer": "?*", "nothing": None}
+
 
 def main() -> None:
     import torch
@@ -24,35 +30,39 @@ def main() -> None:
     import fastkernels
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
     torch.set_grad_enabled(False)
-    model = build(32)
+    plain = build(32)
     torch.cuda.synchronize()
     started = time.perf_counter()
-    handle = fastkernels.patch(model, "shipped")
+    handle = fastkernels.patch(plain, "shipped")
     torch.cuda.synchronize()
     record: dict[str, object] = {"patch_seconds": time.perf_counter() - started}
     handle.unpatch()
     print(json.dumps(record), flush=True)
-    for workload, repeats in (("decode batch 1", 2), ("prefill 1x2048", 4)):
-        run = _runner(model, *WORKLOADS[workload])
-        run(), run()
-        plain: list[float] = []
-        patched: list[float] = []
-        for turn in range(args.rounds):
-            for side in (plain, patched) if turn % 2 == 0 else (patched, plain):
-                handle = fastkernels.patch(model, "identity") if side is patched else None
-                run()
-                side += [run() for _ in range(repeats)]
-                if handle is not None:
-                    assert handle.dispatchers["model.layers.0"].calls > 0
-                    handle.unpatch()
-        low, ratio, high = bootstrap_ratio(plain, patched)
-        record[workload] = {"plain_ms": plain, "identity_ms": patched, "x": ratio, "low": low, "high": high}
-        row = f"{statistics.median(plain):.2f} to {statistics.median(patched):.2f} ms"
-        print(f"{workload:16} {row}  {ratio:.3f}x [{low:.3f}, {high:.3f}]", flush=True)
+    handles = {}
+    models = {"plain": plain}
+    for side, select in SIDES.items():
+        models[side] = copy.deepcopy(plain, {id(t): t for t in (*plain.parameters(), *plain.buffers())})
+        if select is not None:
+            handles[side] = fastkernels.patch(models[side], "identity", select=select)
+    for workload, rounds in (("decode batch 1", args.rounds), ("prefill 1x2048", args.rounds)):
+        runs = {side: _runner(model, *WORKLOADS[workload]) for side, model in models.items()}
+        times: dict[str, list[float]] = {side: [] for side in runs}
+        for turn in range(rounds + 2):
+            for side in runs if turn % 2 == 0 else reversed(runs):
+                ms = runs[side]()
+                times[side] += [ms] if turn >= 2 else []  # the first two warm up
+        for side in SIDES:
+            low, ratio, high = bootstrap_ratio(times["plain"], times[side])
+            record[f"{workload}, {side}"] = {"x": ratio, "low": low, "high": high, "ms": times[side]}
+            row = f"{statistics.median(times['plain']):.2f} to {statistics.median(times[side]):.2f} ms"
+            print(f"{workload:16} {side:16} {row}  {ratio:.3f}x [{low:.3f}, {high:.3f}]", flush=True)
+        record[f"{workload}, plain"] = times["plain"]
+    for side, patch in handles.items():
+        assert all(d.calls > 0 and not d.bypassed for d in patch.dispatchers.values()), side
     if args.out is not None:
         args.out.write_text(json.dumps(record, indent=1))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,16 @@ class Binding:
     def undo(self) -> None:
         for done in reversed(self.merges):
             done.undo()
+
+    def take_over(self, former: Binding) -> None:
+        """Storages that ``former`` made and this binding uses are this one's to undo from now on; others are undone."""
+        mine = {m.storage.data_ptr(): i for i, m in enumerate(self.merges)}
+        for done in reversed(former.merges):
+            i = mine.get(done.storage.data_ptr())
+            if i is None:
+                done.undo()
+            elif done.made_here:
+                self.merges[i] = replace(self.merges[i], made_here=True)
 
 
 def facts_of(task: Task, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,12 +76,14 @@ def construct(candidate: Candidate, facts: Mapping[str, Any], *, device: torch.d
             del accepted[name]
     try:
         with torch.device(device):
-            return candidate.cls(**accepted)
+            built = candidate.cls(**accepted)
     except Exception as error:
         raise CandidateError(
             f"{candidate.label}: {candidate.cls.__name__}({_arguments(accepted)}) raised "
             f"{type(error).__name__}: {error}"
         ) from error
+    built.__dict__["constructed_with"] = ((), accepted)  # as interfaces keep it
+    return built
 
 
 def _arguments(facts: Mapping[str, Any]) -> str:
@@ -162,15 +174,28 @@ def _check_complete(implementation: nn.Module, proposal: Proposal, label: str) -
         )
 
 
-def materialise_buffers(implementation: nn.Module, rebuild: Callable[[], nn.Module], device: torch.device) -> None:
-    """Buffers that the constructor computed (tables) are lost on the meta device: takes them from a real build."""
-    if not any(b.is_meta for b in implementation.buffers()):
-        return
-    real = dict(rebuild().named_buffers())
-    for name, buffer in list(implementation.named_buffers()):
-        if buffer.is_meta:
-            owner, leaf = locate(implementation, name)
-            owner._buffers[leaf] = real[name].to(device)
+def materialise_buffers(implementation: nn.Module, device: torch.device) -> None:
+    """Buffers that constructors computed (tables) are lost on the meta device: builds anew the parts that hold them.
+
+    Parts built by equal calls share what one of them computed.
+    """
+    built: dict[tuple[type, str], nn.Module] = {}
+    for path, part in implementation.named_modules():
+        if not any(b is not None and b.is_meta for b in part._buffers.values()):
+            continue
+        names = path.split(".") if path else []
+        above = (".".join(names[:n]) for n in range(len(names), -1, -1))
+        owner = next(p for p in above if "constructed_with" in implementation.get_submodule(p).__dict__)
+        maker = implementation.get_submodule(owner)
+        args, kwargs = maker.__dict__["constructed_with"]
+        call = (type(maker), repr((args, kwargs)))
+        if call not in built:
+            with torch.device(device):
+                built[call] = type(maker)(*args, **kwargs)
+        real = built[call].get_submodule(path[len(owner) :].lstrip("."))
+        for name, buffer in part._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                part._buffers[name] = real._buffers[name]
 
 
 def bound_reference(module: nn.Module, proposal: Proposal, *, dtype: torch.dtype) -> nn.Module:
@@ -179,7 +204,7 @@ def bound_reference(module: nn.Module, proposal: Proposal, *, dtype: torch.dtype
     device = device_of(module)
     with torch.device("meta"):
         reference = task.interface(**proposal.facts)
-    materialise_buffers(reference, lambda: task.interface(**proposal.facts), device)
+    materialise_buffers(reference, device)
     state: dict[str, torch.Tensor] = {}
     for name, source in proposal.state.items():
         if isinstance(source, Rows):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from fastkernels.patches.site import Site
 from fastkernels.patches.source import join
 from fastkernels.runtime.candidate import Candidate
 from fastkernels.runtime.load import CandidateSet, reference_candidate
-from fastkernels.tasks import Task, all_tasks
+from fastkernels.tasks import Task, all_tasks, get_task
 
 Select = str | list[str] | tuple[str, ...] | Callable[[Site], bool]
 
@@ -84,8 +85,7 @@ def decide_sites(recognition: Recognition, candidates: CandidateSet, select: Sel
             refusal = fits(candidate, site, site.proposal.facts)
             state = "applied" if refusal is None else "gated"
             decisions.append(Decision(site=site, state=state, candidate=candidate, reason=refusal or ""))
-        elif carried & set(task.parts):
-            names = carried & set(task.parts)
+        elif names := carried & reach(task):
             reference = reference_candidate(task)
             decisions.append(Decision(site=site, state="applied", candidate=reference, carries=names))
         else:
@@ -93,29 +93,43 @@ def decide_sites(recognition: Recognition, candidates: CandidateSet, select: Sel
     return decisions
 
 
+def reach(task: Task) -> frozenset[str]:
+    """Tasks for whose sake a site's reference may stand there: its parts, and for a whole model those of its layers."""
+    layers = (get_task(p) for p in task.parts if task.level == 4)
+    return frozenset(task.parts).union(*(layer.parts for layer in layers if layer.level == 3))
+
+
 def site_dtype(site: Site) -> torch.dtype:
     """The dtype a site runs in: of its own floating-point parameters, else of the model's default."""
-    tensors = (*site.module.parameters(), *site.module.buffers())
+    tensors = chain(site.module.parameters(), site.module.buffers())
     return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
 
 def fits(candidate: Candidate, site: Site, facts: Mapping[str, Any]) -> str | None:
     """Why ``candidate`` may not run at ``site`` as it declares itself, or None."""
-    device = next((t.device for t in (*site.module.parameters(), *site.module.buffers())), None)
+    device = next((t.device for t in chain(site.module.parameters(), site.module.buffers())), None)
     if device is None or device.type == "meta":
         return candidate.supports.facts(facts) if candidate.supports.facts is not None else None
     return candidate.supports.refusal(device=device, dtype=site_dtype(site), facts=facts)
 
 
+def inside(decision: Decision, decisions: list[Decision]) -> list[Decision]:
+    """The decisions at sites that this one's site computes, but for those that another one covers already."""
+    outer = decision.site
+    insides = [join(outer.path, name) for name in outer.proposal.inner]
+    return [
+        d
+        for d in decisions
+        if d is not decision
+        and d.inside is None
+        and any(d.site.path == p or d.site.path.startswith(f"{p}.") for p in insides)
+    ]
+
+
 def cover(decision: Decision, decisions: list[Decision]) -> None:
     """Marks the sites inside an applied one: their candidates run inside it, or it shadows them."""
     site = decision.site
-    insides = [join(site.path, name) for name in site.proposal.inner]
-    for other in decisions:
-        if other is decision or other.inside is not None:
-            continue
-        if not any(other.site.path == p or other.site.path.startswith(f"{p}.") for p in insides):
-            continue
+    for other in inside(decision, decisions):
         assert decision.candidate is not None
         if other.candidate is not None and other.state == "applied":
             here = other.site.task.name in decision.placed

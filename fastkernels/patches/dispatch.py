@@ -9,16 +9,24 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import is_grad_enabled, nn
+from torch.compiler import is_dynamo_compiling
 
 from fastkernels.errors import CandidateError
 from fastkernels.patches.build import Binding
-from fastkernels.patches.liveness import compile_check, hooks_of, pins_of
+from fastkernels.patches.liveness import compile_check, firing, hooks_of, pins_of, unchanged
 from fastkernels.patches.site import Forward, Proposal
 
 # Prepares a copied module: (dispatcher of the copy) -> the implementation bound to the copy's own parameters.
 Rebuild = Callable[[nn.Module], "tuple[Proposal, nn.Module, Binding] | str"]
 Admit = Callable[[torch.dtype, torch.device], "str | None"]
+
+
+def called_by_dynamo(method: Forward) -> Forward:
+    """Marks a method that Dynamo calls while it traces, as a constant, instead of tracing through it: the same as
+    ``torch.compiler.assume_constant_result``, which would import Dynamo."""
+    method.__dict__["_dynamo_marked_constant"] = True
+    return method
 
 
 class Dispatcher:
@@ -41,8 +49,9 @@ class Dispatcher:
         differentiable: bool,
         identity: bool = False,
         where: str,
+        family: object,
     ) -> None:
-        self.module, self.original, self.where = module, original, where
+        self.module, self.original, self.where, self.family = module, original, where, family
         self.admit, self.rebuild = admit, rebuild
         self.differentiable, self.identity = differentiable, identity
         self.calls = 0
@@ -55,7 +64,7 @@ class Dispatcher:
     def _bind(self, proposal: Proposal, implementation: nn.Module, binding: Binding) -> None:
         self.proposal, self.implementation, self.binding = proposal, implementation, binding
         self.enter, self.leave, self.run = proposal.enter, proposal.leave, implementation.forward
-        self.pins = pins_of(self.module, proposal)
+        self.pins = pins_of(self.module, proposal, family=self.family)
         self.holds = compile_check(self.pins, binding.merges, binding.viewed)
         self.hooks = hooks_of(self.module, proposal)
         self.hook_tables = [table for _, table in self.hooks]
@@ -64,11 +73,14 @@ class Dispatcher:
         self.lost: str | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # the hot path: every line here is paid at every call
+        if is_dynamo_compiling():
+            return self._traced(args, kwargs)
         if not self.holds():
             return self._moved(args, kwargs)
-        if any(self.hook_tables):
-            path = next(path for path, table in self.hooks if table)
-            return self._bypass(f"a hook on {path} would not fire", args, kwargs)
+        if self.hook_tables and any(self.hook_tables):
+            path = firing(self.hooks, self.proposal.idle)
+            if path is not None:
+                return self._bypass(f"a hook on {path} would not fire", args, kwargs)
         call = self.enter(args, kwargs)
         if call.__class__ is str:
             return self._bypass(call, args, kwargs)
@@ -77,27 +89,56 @@ class Dispatcher:
             return self._bypass(reason, args, kwargs)
         if self.autocasting():
             return self._bypass("autocast is on", args, kwargs)
-        if torch.is_grad_enabled() and not self.differentiable and self._needs_grad(call):
+        if not self.differentiable and is_grad_enabled() and self._needs_grad(call):
             return self._bypass("gradients are wanted: use torch.no_grad(), or a candidate that trains", args, kwargs)
-        if not torch.compiler.is_dynamo_compiling():
-            self.calls += 1
+        self.calls += 1
         if self.identity:
             return self.original(*args, **kwargs)
         result = self.run(*call)
-        return result if self.leave is None else self.leave(result)
+        return result if self.leave is None else self.leave(result, call)
+
+    def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The same as Dynamo sees it. Nothing is written down, for what one call writes the next would be guarded on.
+        Addresses are checked once, while it traces: no guard can ask for them."""
+        live = self._live()
+        if not unchanged(self.pins) or not live:
+            return self.original(*args, **kwargs)
+        call = "a hook would not fire" if any(self.hook_tables) else self.enter(args, kwargs)
+        if (
+            isinstance(call, str)
+            or self._verdict(call[0].dtype, call[0].device) is not None
+            or torch.is_autocast_enabled(call[0].device.type)
+            or (not self.differentiable and is_grad_enabled() and self._needs_grad(call))
+            or self.identity
+        ):
+            return self.original(*args, **kwargs)
+        result = self.run(*call)
+        return result if self.leave is None else self.leave(result, call)
+
+    @called_by_dynamo
+    def _live(self) -> bool:
+        """Everything that the binding relies on holds, if need be after binding again."""
+        reason = None if self.holds() else self._bound_again()
+        if reason is not None:
+            self.bypassed[reason] += 1
+        return reason is None
 
     def _needs_grad(self, call: tuple[Any, ...]) -> bool:
         tensors = (*self.binding.parameters, *call)
         own = any(isinstance(t, torch.Tensor) and t.requires_grad for t in tensors)
         return own or any(p.requires_grad for m in self.binding.merges for p in m.parameters)
 
-    def _admit(self, x: torch.Tensor) -> str | None:
-        key = (x.dtype, x.device)
+    @called_by_dynamo
+    def _verdict(self, dtype: torch.dtype, device: torch.device) -> str | None:
+        # Indices say nothing about the dtype that a site runs in; its parameters do.
+        own = (p.dtype for p in self.binding.parameters if p.is_floating_point())
+        key = (dtype if dtype.is_floating_point else next(own, dtype), device)
         if key not in self.admitted:
-            # Indices say nothing about the dtype that a site runs in; its parameters do.
-            own = (p.dtype for p in self.binding.parameters if p.is_floating_point())
-            self.admitted[key] = self.admit(x.dtype if x.is_floating_point() else next(own, x.dtype), x.device)
-        reason = self.admitted[key]
+            self.admitted[key] = self.admit(*key)
+        return self.admitted[key]
+
+    def _admit(self, x: torch.Tensor) -> str | None:
+        reason = self._verdict(x.dtype, x.device)
         if reason is None:
             self.dtype, self.device = x.dtype, x.get_device()
             # Without an argument torch asks for CUDA, in a third of the time.
@@ -107,25 +148,30 @@ class Dispatcher:
         return reason
 
     def _moved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Something the binding relies on changed: binds again if the module still reads the same."""
+        reason = self._bound_again()
+        return self(*args, **kwargs) if reason is None else self._bypass(reason, args, kwargs)
+
+    def _bound_again(self) -> str | None:
+        """Something the binding relies on changed: binds again if the module still reads the same, or says why not."""
         if self.proposal.drops and self.module.training:  # binding again would not change that
-            return self._bypass("training mode: its dropout is the original's", args, kwargs)
+            return "training mode: its dropout is the original's"
         if self.lost is None or not self._unchanged_since_lost():
             built = self.rebuild(self.module)
             if not isinstance(built, str):
-                self.binding.undo()
+                built[2].take_over(self.binding)
                 self._bind(*built)
-                return self(*args, **kwargs)
+                if self.holds():
+                    return None
+                built = "an inner module has a forward of its own, which would be passed over"
             self.lost = built
             self._lost_pins = [(slots, key, slots.get(key)) for slots, key, _ in self.pins]
-        return self._bypass(self.lost, args, kwargs)
+        return self.lost
 
     def _unchanged_since_lost(self) -> bool:
         return all(slots.get(key) is value for slots, key, value in self._lost_pins)
 
     def _bypass(self, reason: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not torch.compiler.is_dynamo_compiling():
-            self.bypassed[reason] += 1
+        self.bypassed[reason] += 1
         return self.original(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Dispatcher | Forward:
@@ -142,7 +188,7 @@ class Dormant:
     """The forward of a deep copy before its first call; wakes as a dispatcher over the copy's own parameters."""
 
     def __init__(self, module: nn.Module, source: Dispatcher) -> None:
-        self.module, self.source = module, source
+        self.module, self.source, self.family = module, source, source.family
         self.__name__ = "forward"
         self.__signature__ = source.__signature__
 
@@ -164,6 +210,7 @@ class Dormant:
             differentiable=self.source.differentiable,
             identity=self.source.identity,
             where=f"copy of {self.source.where}",
+            family=self.family,
         )
         self.module.__dict__["forward"] = awake
         return awake(*args, **kwargs)

@@ -55,6 +55,12 @@ def syntax_of(cls: type[nn.Module]) -> ast.FunctionDef | None:
 
 
 @functools.cache
+def argument_names(cls: type[nn.Module]) -> tuple[str, ...]:
+    """Names of the arguments of ``cls.forward``, without ``self``."""
+    return tuple(inspect.signature(cls.forward).parameters)[1:]
+
+
+@functools.cache
 def fingerprint(cls: type[nn.Module]) -> str | None:
     """Hash of the anonymous syntax of ``cls.forward``; None where the source cannot be read."""
     tree = syntax_of(cls)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +15,9 @@ from torch import nn
 from fastkernels.errors import CandidateError, PatchError
 from fastkernels.patches.build import Binding, bind, construct, materialise_buffers, substitute
 from fastkernels.patches.compose import Decision, fits, site_dtype
+from fastkernels.patches.counts import Counts
 from fastkernels.patches.dispatch import Dispatcher, Dormant
+from fastkernels.patches.liveness import firing
 from fastkernels.patches.site import Forward, Proposal, Site
 from fastkernels.patches.source import Rows, device_of
 from fastkernels.patches.verify import verify
@@ -24,6 +28,14 @@ from fastkernels.tasks import Task
 ABSENT = object()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """An implementation with the live parameters in it, verified, and not yet at its site."""
+
+    implementation: nn.Module
+    binding: Binding
+
+
 class Installer:
     """Builds, binds, verifies and places implementations; remembers how to undo each step."""
 
@@ -32,51 +44,78 @@ class Installer:
     ) -> None:
         self.candidates, self.mode, self.verify, self.dry_run = candidates, mode, verify, dry_run
         self.shared = shared
-        self.by_path: dict[str, Dispatcher] = {}
+        self.counts = Counts()
         self._undo: list[tuple[nn.Module, str, Any, Dispatcher]] = []
         self._verdicts: dict[tuple[Any, ...], str | None] = {}
-        self._inner_calls: dict[str, Counter[str]] = {}
-        self._planned: Counter[str] = Counter()
+        self.planned: Counter[str] = Counter()  # placements of a dry run
 
     # -- placing -------------------------------------------------------------------------------------------------
 
-    def install(self, decision: Decision) -> bool:
-        """Puts the decision's implementation at its site; False with state and reason changed where it may not."""
+    def prepare(self, decision: Decision) -> Ready | None:
+        """Builds, binds and verifies the decision's implementation; None, with state and reason changed, where it may
+        not stand at its site."""
         site, candidate = decision.site, decision.candidate
         assert candidate is not None
         blocked = self._blocked(site, candidate)
         if blocked is not None:
             decision.state, decision.reason = "gated", blocked
-            return False
-        implementation = self._build(site.proposal, candidate, site, device="meta")
+            return None
+        implementation = self._build(site.proposal, candidate, site)
         decision.placed = [c.task.name for _, c in implementation.__dict__["placed"]]
         if decision.carries:
             used = decision.carries & set(decision.placed)
             if not used:  # the reference has no such part with these facts: nothing to carry
                 decision.state, decision.candidate, decision.reason = "unmatched", None, "no candidate for its task"
-                return False
+                return None
             decision.reason = f"carries {', '.join(sorted(used))}"
         if self.dry_run:
-            self._planned.update(decision.placed)
-            return True
+            return Ready(implementation=implementation, binding=Binding())
         try:
             binding = self._bind(implementation, site.module, site.proposal, candidate, site)
         except PatchError as error:
             decision.state, decision.reason = "gated", str(error)
-            return False
-        slot, original = self._slot(site)
+            return None
         device, dtype = _where(site)
+        forward, original = implementation.forward, self._slot(site)[1]
         try:
-            reason = self._check(site, candidate, implementation.forward, original, dtype, device, decision.placed)
+            reason = self._check(site, candidate, forward, original, dtype, device, decision.placed)
         except BaseException:
             binding.undo()
             raise
         if reason is not None:
             binding.undo()
             decision.state, decision.reason = "refused", reason
-            return False
-        self._place(decision, slot, original, implementation, binding)
-        return True
+            return None
+        return Ready(implementation=implementation, binding=binding)
+
+    def place(self, decision: Decision, ready: Ready, *, beneath: bool = False) -> None:
+        """Puts what ``prepare`` made at its site; ``beneath`` another that computes the same as a rule."""
+        site, candidate = decision.site, decision.candidate
+        assert candidate is not None
+        if self.dry_run:
+            self.planned.update(() if beneath else decision.placed)
+            return
+        device, dtype = _where(site)
+        slot, original = self._slot(site)
+        self.counts.watch(site.path, ready.implementation)
+        dispatcher = Dispatcher(
+            module=site.module,
+            proposal=site.proposal,
+            implementation=ready.implementation,
+            binding=ready.binding,
+            original=original,
+            admit=lambda d, where: self._admit(site, candidate, dispatcher, d, where, decision.placed),
+            rebuild=self._rebuilder(site, candidate),
+            differentiable=candidate.supports.training and not ready.binding.merges,
+            identity=self.candidates.identity,
+            where=site.name,
+            family=self,
+        )
+        dispatcher.admitted[(dtype, device)] = None
+        slots = site.module.__dict__
+        self._undo.append((site.module, slot, slots.get(slot, ABSENT), dispatcher))
+        slots[slot] = dispatcher
+        (self.counts.beneath if beneath else self.counts.outermost)[site.path] = dispatcher
 
     def _blocked(self, site: Site, candidate: Candidate) -> str | None:
         """Reasons to leave a site alone that have nothing to do with numbers."""
@@ -92,7 +131,8 @@ class Installer:
                 label = f"{name}.{path}" if path else name
                 if "forward" in part.__dict__:
                     return f"inner module {label} has a forward of its own; it would be passed over"
-                if part._forward_hooks or part._forward_pre_hooks:
+                tables = ((label, part._forward_hooks), (label, part._forward_pre_hooks))
+                if firing(tables, site.proposal.idle) is not None:
                     return f"a hook on inner module {label} would not fire"
         slots = site.module.__dict__
         present = slots.get("forward")
@@ -110,15 +150,15 @@ class Installer:
         slot = "_old_forward" if "_hf_hook" in slots and "_old_forward" in slots else "forward"
         return slot, slots.get(slot) or site.module.forward
 
-    def _build(self, proposal: Proposal, candidate: Candidate, site: Site, *, device: Any) -> nn.Module:
+    def _build(self, proposal: Proposal, candidate: Candidate, site: Site) -> nn.Module:
         def resolve(task: Task, facts: Mapping[str, Any]) -> Candidate | None:
             inner = self.candidates.get(task.name)
             if inner is None or inner.cls is task.interface or fits(inner, site, facts) is not None:
                 return None
             return inner
 
-        implementation = construct(candidate, proposal.facts, device=device)
-        placed = substitute(implementation, resolve, device=device, within=frozenset({candidate.task.name}))
+        implementation = construct(candidate, proposal.facts, device="meta")
+        placed = substitute(implementation, resolve, device="meta", within=frozenset({candidate.task.name}))
         implementation.__dict__["placed"] = placed
         return implementation.eval()
 
@@ -130,33 +170,8 @@ class Installer:
             binding = bind(implementation, module, proposal, label=candidate.label)
         except CandidateError as error:
             raise CandidateError(f"{site.name}: {error}") from error
-        materialise_buffers(implementation, lambda: self._build(proposal, candidate, site, device=device), device)
+        materialise_buffers(implementation, device)
         return binding
-
-    def _place(
-        self, decision: Decision, slot: str, original: Forward, implementation: nn.Module, binding: Binding
-    ) -> None:
-        site, candidate = decision.site, decision.candidate
-        assert candidate is not None
-        device, dtype = _where(site)
-        self._count_inner(site.path, implementation)
-        dispatcher = Dispatcher(
-            module=site.module,
-            proposal=site.proposal,
-            implementation=implementation,
-            binding=binding,
-            original=original,
-            admit=lambda d, where: self._admit(site, candidate, dispatcher, d, where, decision.placed),
-            rebuild=self._rebuilder(site, candidate),
-            differentiable=candidate.supports.training and not binding.merges,
-            identity=self.candidates.identity,
-            where=site.name,
-        )
-        dispatcher.admitted[(dtype, device)] = None
-        slots = site.module.__dict__
-        self._undo.append((site.module, slot, slots.get(slot, ABSENT), dispatcher))
-        slots[slot] = dispatcher
-        self.by_path[site.path] = dispatcher
 
     def _rebuilder(self, site: Site, candidate: Candidate) -> Callable[[nn.Module], Any]:
         def rebuild(module: nn.Module) -> tuple[Proposal, nn.Module, Binding] | str:
@@ -164,11 +179,11 @@ class Installer:
             if proposal is None:
                 return "its inner modules were replaced since it was patched"
             try:
-                implementation = self._build(proposal, candidate, site, device="meta")
+                implementation = self._build(proposal, candidate, site)
                 binding = self._bind(implementation, module, proposal, candidate, site)
             except (PatchError, CandidateError) as error:
                 return str(error)
-            self._count_inner(site.path, implementation)
+            self.counts.watch(site.path, implementation)
             return proposal, implementation, binding
 
         return rebuild
@@ -191,17 +206,35 @@ class Installer:
         if key not in self._verdicts:
             inner = sorted({self.candidates.by_task[t].label for t in placed if t in self.candidates.by_task})
             label = candidate.label + (f" (with {', '.join(inner)} inside)" if inner else "")
-            self._verdicts[key] = verify(
-                module=site.module,
-                proposal=site.proposal,
-                implementation=forward,
-                original=original,
-                dtype=dtype,
-                device=device,
-                where=site.name,
-                label=label,
-            )
+            with self._subject(site, candidate, forward, original) as (module, proposal, run, base):
+                self._verdicts[key] = verify(
+                    module=module,
+                    proposal=proposal,
+                    implementation=run,
+                    original=base,
+                    dtype=dtype,
+                    device=device,
+                    where=site.name,
+                    label=label,
+                )
         return self._verdicts[key]
+
+    @contextmanager
+    def _subject(
+        self, site: Site, candidate: Candidate, forward: Forward, original: Forward
+    ) -> Iterator[tuple[nn.Module, Proposal, Forward, Forward]]:
+        """What is verified for a site: itself, or its stand-in with the candidate built and bound for that."""
+        if site.proposal.stand_in is None:
+            yield site.module, site.proposal, forward, original
+            return
+        small = site.proposal.stand_in(site.module)
+        proposal = site.read_again(small)[site.index]
+        implementation = self._build(proposal, candidate, site)
+        binding = self._bind(implementation, small, proposal, candidate, site)
+        try:
+            yield small, proposal, implementation.forward, type(small).forward.__get__(small)
+        finally:
+            binding.undo()
 
     def _admit(
         self,
@@ -219,46 +252,7 @@ class Installer:
         implementation = dispatcher.implementation.forward
         return self._check(site, candidate, implementation, dispatcher.original, dtype, device, placed)
 
-    # -- counting and undoing ------------------------------------------------------------------------------------
-
-    def _count_inner(self, path: str, implementation: nn.Module) -> None:
-        """Counts calls of the candidates inside an implementation: being placed there is no proof of being used."""
-        counts = self._inner_calls.setdefault(path, Counter())
-        for where, candidate in implementation.__dict__["placed"]:
-            part = implementation.get_submodule(where)
-            for method in ("forward", "accumulate", "rotate"):
-                if hasattr(part, method):
-                    part.__dict__[method] = counting(getattr(part, method), counts, f"{where}:{candidate.task.name}")
-
-    def calls(self, outer: Site, site: Site) -> int:
-        """Calls of the implementation at ``outer``, or of the candidate that stands inside it for ``site``."""
-        if outer is site:
-            return self.by_path[site.path].calls
-        relative = site.path.removeprefix(f"{outer.path}.") if outer.path else site.path
-        image = relative
-        for attribute, name in outer.proposal.parts.items():
-            if relative == name or relative.startswith(f"{name}."):
-                image = attribute + relative[len(name) :]
-        counts = self._inner_calls.get(outer.path, Counter())
-        total = 0
-        for key, count in counts.items():
-            where, _, task = key.rpartition(":")
-            if task == site.task.name and (where == image or where.startswith(f"{image}.")):
-                total += count
-        return total
-
-    def calls_of(self, task: str) -> int:
-        """Calls of the candidate for ``task``: at sites of its own and inside other implementations."""
-        own = sum(d.calls for d in self.by_path.values() if d.proposal.task == task)
-        inner = (n for counts in self._inner_calls.values() for key, n in counts.items() if key.endswith(f":{task}"))
-        return own + sum(inner)
-
-    def placements(self) -> Counter[str]:
-        """Candidates inside outer implementations, by task: how many places."""
-        counts = Counter(self._planned)
-        for dispatcher in self.by_path.values():
-            counts.update(c.task.name for _, c in dispatcher.implementation.__dict__["placed"])
-        return counts
+    # -- undoing ------------------------------------------------------------------------------------
 
     def undo(self) -> None:
         """Takes every dispatcher out again and unmerges storages; refuses where another stands on top."""
@@ -283,17 +277,6 @@ def shared_globals(model: nn.Module) -> frozenset[int]:
     files = {type(part).__module__ for part in model.modules()} | {"transformers.activations"}
     values = (v for f in files if f in sys.modules for v in list(vars(sys.modules[f]).values()))
     return frozenset(id(v) for v in values if isinstance(v, nn.Module))
-
-
-def counting(method: Forward, counts: Counter[str], place: str) -> Forward:
-    """``method`` of one of our own instances, counted; not while Dynamo traces, to which a count is a guard."""
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_dynamo_compiling():
-            counts[place] += 1
-        return method(*args, **kwargs)
-
-    return counted
 
 
 def _where(site: Site) -> tuple[torch.device, torch.dtype]:

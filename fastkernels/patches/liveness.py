@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import CodeType
 from typing import Any
 
 import torch
@@ -15,9 +17,10 @@ Pin = tuple[dict[str, Any], str, Any]
 ABSENT = object()
 
 
-def pins_of(module: nn.Module, proposal: Proposal) -> list[Pin]:
+def pins_of(module: nn.Module, proposal: Proposal, *, family: object) -> list[Pin]:
     """What the binding relies on, as (dict, key, value that must be there): inner modules in place and without a
-    forward of their own, the Parameter objects bound, the attributes that facts froze, evaluation mode for dropout."""
+    forward but what the same patch (``family``) put beneath, the Parameter objects bound, the attributes that facts
+    froze, evaluation mode for dropout."""
     pins: list[Pin] = [(module.__dict__, name, module.__dict__[name]) for name in proposal.reads]
     pins += [(vars(owner), name, vars(owner)[name]) for owner, name in proposal.watches]
     if proposal.drops:
@@ -28,7 +31,9 @@ def pins_of(module: nn.Module, proposal: Proposal) -> list[Pin]:
         child = owner._modules[leaf]
         pins.append((owner._modules, leaf, child))
         for part in child.modules() if child is not None else ():
-            pins.append((part.__dict__, "forward", ABSENT))
+            beneath = part.__dict__.get("forward")
+            ours = beneath is not None and getattr(beneath, "family", None) is family
+            pins.append((part.__dict__, "forward", beneath if ours else ABSENT))
             pins += [(part._modules, key, value) for key, value in part._modules.items()]
     for source in proposal.state.values():
         for name in source.names:
@@ -36,7 +41,7 @@ def pins_of(module: nn.Module, proposal: Proposal) -> list[Pin]:
             leaf = name.rpartition(".")[2]
             slots = owner._parameters if leaf in owner._parameters else owner._buffers
             pins.append((slots, leaf, slots[leaf]))
-    return pins
+    return list({(id(slots), key): (slots, key, value) for slots, key, value in pins}.values())
 
 
 def hooks_of(module: nn.Module, proposal: Proposal) -> list[tuple[str, Mapping[int, Any]]]:
@@ -49,24 +54,44 @@ def hooks_of(module: nn.Module, proposal: Proposal) -> list[tuple[str, Mapping[i
     return tables
 
 
+def firing(hooks: Iterable[tuple[str, Mapping[int, Any]]], idle: Callable[[Any], bool] | None) -> str | None:
+    """Path of a module with a hook that would do something, or None."""
+    return next((path for path, table in hooks for h in table.values() if idle is None or not idle(h)), None)
+
+
+def unchanged(pins: Sequence[Pin]) -> bool:
+    """All pins hold; written for Dynamo, to which each comparison is a guard that any site of one structure passes."""
+    for slots, key, value in pins:
+        if value is ABSENT:
+            if key in slots:
+                return False
+        elif key not in slots or slots[key] is not value:
+            return False
+    return True
+
+
 def compile_check(pins: Sequence[Pin], merges: Sequence[Merge], viewed: Sequence[torch.Tensor]) -> Callable[[], bool]:
     """A function of no arguments that is True while all pins hold, and merged and viewed parameters lie where they did.
 
-    It is generated source, one ``d["key"] is value and ...`` over constants: a loop over the same pins took four
-    times as long, and a decode step asks some two hundred times. Traced by Dynamo it leaves addresses out; a graph
-    takes parameters by identity.
+    It is generated source, one ``d["key"] is value and ...`` over globals of its own. Loops and maps in C over the
+    same pins take longer; comparing whole dicts takes less, but an equal value would pass for the very one. The source
+    says nothing but the structure, so that it is compiled once for all layers of a model.
     """
-    scope: dict[str, Any] = {"tracing": torch.compiler.is_dynamo_compiling}
+    scope: dict[str, Any] = {}
     terms: list[str] = []
     for i, (slots, key, value) in enumerate(pins):
         scope[f"d{i}"], scope[f"v{i}"] = slots, value
         terms.append(f"{key!r} not in d{i}" if value is ABSENT else f"d{i}[{key!r}] is v{i}")
     addresses = [a for merge in merges for a in merge.addresses()] + [(p, p.data_ptr()) for p in viewed]
-    for i, (parameter, address) in enumerate(addresses):
-        scope[f"p{i}"] = parameter.data_ptr
-        terms.append(f"{'' if i else '(tracing() or ('}p{i}() == {address}" + ("))" if i == len(addresses) - 1 else ""))
-    body = " and ".join(terms) or "True"
-    arguments = ", ".join(f"{name}={name}" for name in scope)
-    source = f"def holds({arguments}):\n    try:\n        return {body}\n    except KeyError:\n        return False\n"
-    exec(source, scope)
-    return scope["holds"]
+    for i, (parameter, address) in enumerate({id(p): (p, a) for p, a in addresses}.values()):
+        scope[f"p{i}"], scope[f"a{i}"] = parameter.data_ptr, address
+        terms.append(f"p{i}() == a{i}")
+    exec(_compiled(" and ".join(terms) or "True"), scope)
+    holds: Callable[[], bool] = scope["holds"]
+    return holds
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(expression: str) -> CodeType:
+    source = f"def holds():\n    try:\n        return {expression}\n    except KeyError:\n        return False\n"
+    return compile(source, "<fastkernels liveness>", "exec")

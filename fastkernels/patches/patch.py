@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from torch import nn
 
 from fastkernels.errors import PatchError
-from fastkernels.patches.compose import Decision, Select, cover, decide_sites, tasks_wanted
+from fastkernels.patches.compose import Decision, Select, cover, decide_sites, inside, tasks_wanted
 from fastkernels.patches.dispatch import Dispatcher
 from fastkernels.patches.install import Installer, shared_globals
 from fastkernels.patches.recognise import Recognition, adapters_for, recognise
@@ -46,8 +47,11 @@ class Patch:
 
     @property
     def dispatchers(self) -> Mapping[str, Dispatcher]:
-        """What stands on the patched modules, by path: the call counters of interposition."""
-        return self._installer.by_path
+        """What stands on the patched modules, by path: the call counters of interposition.
+
+        Those beneath a whole model, which serve what its own leaves to the original, are counted in the report only.
+        """
+        return self._installer.counts.outermost
 
     def unpatch(self) -> None:
         """Restores every module's former ``__dict__`` entry, last in first out; a second call does nothing.
@@ -137,12 +141,7 @@ def _prepare(
     decisions = decide_sites(recognition, chosen, select)
     installer = Installer(candidates=chosen, mode=mode, verify=verify, dry_run=dry_run, shared=shared_globals(model))
     try:
-        for decision in decisions:
-            if decision.state == "applied" and decision.inside is None:
-                if installer.install(decision):
-                    cover(decision, decisions)
-                elif on_miss == "raise" and decision.state == "refused":
-                    raise PatchError(f"{decision.site.name}: {decision.reason}. Nothing was patched.")
+        put_in(decisions, installer, on_miss=on_miss)
         result = Patch(
             model,
             mode=mode,
@@ -162,6 +161,30 @@ def _prepare(
         installer.undo()
         raise
     return result
+
+
+def put_in(decisions: list[Decision], installer: Installer, *, on_miss: OnMiss, beneath: bool = False) -> None:
+    """Installs what was decided, outermost first; sites inside an installed one are covered by it.
+
+    Beneath a whole model its layers are patched too: they serve the calls that the model's own site leaves to the
+    original (hidden states of every layer, say). Identity candidates run the original itself, and get none beneath.
+    """
+    for decision in decisions:
+        if decision.state != "applied" or decision.inside is not None:
+            continue
+        ready = installer.prepare(decision)
+        if ready is None:
+            if on_miss == "raise" and decision.state == "refused":
+                raise PatchError(f"{decision.site.name}: {decision.reason}. Nothing was patched.")
+            continue
+        if decision.site.task.level == 4 and not installer.candidates.identity:
+            try:
+                put_in([replace(d) for d in inside(decision, decisions)], installer, on_miss=on_miss, beneath=True)
+            except BaseException:
+                ready.binding.undo()
+                raise
+        installer.place(decision, ready, beneath=beneath)
+        cover(decision, decisions)
 
 
 def make_report(patch: Patch) -> Report:
@@ -186,8 +209,9 @@ def _site_report(decision: Decision, patch: Patch) -> SiteReport:
     outer = decision
     while outer.inside is not None:
         outer = outer.inside
-    dispatcher = patch.dispatchers.get(outer.site.path)
-    in_effect = decision.state == "applied" and dispatcher is not None
+    counts = patch._installer.counts
+    applied = decision.state == "applied" and outer.site.path in counts.outermost
+    in_effect = applied or site.path in counts.beneath  # shadowed, but for the calls that the outer one leaves alone
     return SiteReport(
         path=site.path,
         cls=type(site.module).__name__,
@@ -199,18 +223,19 @@ def _site_report(decision: Decision, patch: Patch) -> SiteReport:
         inside=outer.site.path if outer is not decision else None,
         evidence=site.proposal.evidence,
         probe=site.error,
-        calls=patch._installer.calls(outer.site, site) if in_effect else 0,
-        bypassed=dict(dispatcher.bypassed) if in_effect and dispatcher is not None else {},
+        calls=counts.calls(site) if in_effect else 0,
+        bypassed=counts.bypassed(site) if in_effect else {},
     )
 
 
 def _candidate_reports(patch: Patch, sites: list[SiteReport]) -> list[CandidateReport]:
     reports = []
-    inside = patch._installer.placements()
+    counts = patch._installer.counts
+    placed = patch._installer.planned + counts.placements()
     for name, candidate in patch._candidates.by_task.items():
         own = [s for s in sites if s.task == name]
         applied = sum(s.state == "applied" for s in own)
-        carried = 0 if own else inside.get(name, 0)
+        carried = 0 if own else placed[name]
         state, reason = "applied", ""
         if not applied and not carried:
             worst = next((s for want in ("refused", "gated", "shadowed") for s in own if s.state == want), None)
@@ -224,7 +249,7 @@ def _candidate_reports(patch: Patch, sites: list[SiteReport]) -> list[CandidateR
                 state=state,  # type: ignore[arg-type] # one of the literals by construction
                 reason=reason,
                 sites=applied + carried,
-                calls=patch._installer.calls_of(name),
+                calls=counts.calls_of(name),
             )
         )
     for file in patch._candidates.unknown:

@@ -15,6 +15,7 @@ from fastkernels.patches.build import bound_reference
 from fastkernels.patches.dispatch import dispatchers
 from fastkernels.patches.site import Draws, ProbeRefusal, Proposal, Scenario
 from fastkernels.patches.source import device_of
+from fastkernels.runtime.launch import start_compiler
 from fastkernels.tasks.accuracy import Error, measure, worst
 
 # Two float32 evaluation orders of one layer differ by about 1e-6; another variant of the task by 1e-2 and more.
@@ -102,10 +103,13 @@ def decide(module: nn.Module, proposals: list[Proposal], repropose: Callable[[nn
     live = all(p.on_live_weights for p in proposals) and not any(p.is_meta for p in module.parameters())
     device = device_of(module)
     device = torch.device("cpu") if device.type == "meta" else device
+    start_compiler(device)  # what stands here is verified soon, and this takes as long as all probes
     if live:
         subject, readings = module, proposals
     else:
-        subject = random_clone(module, device=device)
+        # One stand-in serves all readings: they are of the same module.
+        small = module if proposals[0].stand_in is None else proposals[0].stand_in(module)
+        subject = random_clone(small, device=device)
         readings = repropose(subject)
     if len(readings) != len(proposals):
         return Verdict(index=None, error="a clone of it reads differently")
@@ -152,16 +156,27 @@ def compare(scenario: Scenario, forward: Callable[..., object], want: list[torch
 
 @contextmanager
 def quiet(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; random state and the counters of earlier patches as they were afterwards."""
+    """Evaluation mode without gradients; random state and the counters of earlier patches as they were afterwards.
+
+    Without cuDNN's attention, which plans each new shape for 0.1 s and more: no shape of a probe comes again. For a
+    module on a GPU the CPU only draws inputs, which one thread does in less time than many take to meet.
+    """
     modes = [(part, part.training) for part in module.modules()]
     counters = [(d, d.calls, d.bypassed.copy()) for _, d in dispatchers(module)]
+    cudnn_attention = torch.backends.cuda.cudnn_sdp_enabled()
+    threads = torch.get_num_threads()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices), torch.no_grad(), torch.autocast("cpu", enabled=False):
         try:
+            torch.backends.cuda.enable_cudnn_sdp(False)
+            if device_of(module).type == "cuda":
+                torch.set_num_threads(1)
             for part, _ in modes:
                 part.training = False
             yield
         finally:
+            torch.backends.cuda.enable_cudnn_sdp(cudnn_attention)
+            torch.set_num_threads(threads)
             for part, mode in modes:
                 part.training = mode
             for dispatcher, calls, bypassed in counters:

@@ -99,6 +99,7 @@ def recognise(model: nn.Module, adapters: Iterable[Adapter], *, tasks: frozenset
                 path=path,
                 module=module,
                 proposal=proposal,
+                index=verdict.index,
                 group=key,
                 error=verdict.error,
                 structure=group_key(module, proposals, placement=False),

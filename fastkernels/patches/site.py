@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,9 @@ Forward = Callable[..., Any]
 # Runs one or more calls through a forward in the host's convention and returns the tensors to compare.
 Scenario = Callable[[Forward], list[torch.Tensor]]
 # Host arguments to interface arguments, or the reason why this call must stay with the original.
-Enter = Callable[[tuple[Any, ...], dict[str, Any]], "tuple[Any, ...] | str"]
-Leave = Callable[[Any], Any]
+Enter = Callable[[tuple[Any, ...], dict[str, Any]], "Sequence[Any] | str"]
+# The interface's result, and the call that ``enter`` made, to what the host returns.
+Leave = Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,8 @@ class Proposal:
         parts: interface attribute to dotted name of the inner site that it is the image of.
         reads: attributes of the module that ``facts`` or ``enter`` froze.
         watches: (object, attribute) pairs beyond the module, a config's, that were frozen likewise.
+        stand_in: a small module of the same class and parts, for probes of what is too large to run or to copy.
+        idle: True for a hook on an inner module that would do nothing in a call under way now.
         drops: the module applies dropout in training mode, which the interface does not.
         on_live_weights: probe the module itself; else a clone with random weights.
     """
@@ -75,6 +78,8 @@ class Proposal:
     parts: Mapping[str, str] = field(default_factory=dict)
     reads: tuple[str, ...] = ()
     watches: tuple[tuple[Any, str], ...] = ()
+    stand_in: Callable[[nn.Module], nn.Module] | None = None
+    idle: Callable[[Any], bool] | None = None
     drops: bool = False
     on_live_weights: bool = False
 
@@ -86,7 +91,7 @@ class Proposal:
             if isinstance(call, str):
                 raise ProbeRefusal(call)
             result = implementation(*call)
-            return result if self.leave is None else self.leave(result)
+            return result if self.leave is None else self.leave(result, call)
 
         return forward
 
@@ -97,11 +102,15 @@ class ProbeRefusal(Exception):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Site:
-    """A recognised place: ``module`` at ``path`` computes ``proposal.task``; ``group`` shares one probe verdict."""
+    """A recognised place: ``module`` at ``path`` computes ``proposal.task``; ``group`` shares one probe verdict.
+
+    ``index`` is the place of ``proposal`` among the readings of its adapter.
+    """
 
     path: str
     module: nn.Module
     proposal: Proposal
+    index: int
     group: str
     error: str
     structure: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import nn
@@ -74,7 +75,7 @@ def tensor_of(module: nn.Module, name: str) -> torch.Tensor:
 
 def device_of(module: nn.Module) -> torch.device:
     """Where the module's first parameter or buffer lies; the CPU for one that has neither."""
-    return next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+    return next((t.device for t in chain(module.parameters(), module.buffers())), torch.device("cpu"))
 
 
 def view(module: nn.Module, source: Param) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from fastkernels.errors import CandidateError
 from fastkernels.patches.build import bound_reference
 from fastkernels.patches.dispatch import check_output
 from fastkernels.patches.probe import quiet
-from fastkernels.patches.site import Draws, Forward, ProbeRefusal, Proposal
+from fastkernels.patches.site import Draws, Forward, ProbeRefusal, Proposal, Scenario
+from fastkernels.runtime.launch import Launcher, compiling_ahead
 from fastkernels.tasks import Task, get_task
 from fastkernels.tasks.accuracy import Error, measure, worst
 
@@ -46,6 +48,8 @@ def verify(
 
         candidate = proposal.as_forward(_watched(implementation, task, where=where, label=label))
         oracles = proposal.scenarios(draws(wide))
+        if device.type == "cuda" and Launcher.exists:
+            _compile_ahead(proposal.scenarios(draws(dtype)), proposal.as_forward(implementation))
         for scenario, oracle_scenario in zip(proposal.scenarios(draws(dtype)), oracles, strict=True):
             try:
                 oracle = oracle_scenario(proposal.as_forward(reference.forward))
@@ -67,9 +71,16 @@ def verify(
     ).replace("torch.", "")
 
 
-def _run(
-    scenario: Callable[[Forward], list[torch.Tensor]], candidate: Forward, *, where: str, label: str, task: str
-) -> list[Any]:
+def _compile_ahead(scenarios: Iterator[Scenario], candidate: Forward) -> None:
+    """Starts the compilation of every kernel that the scenarios meet, to go on while the oracle and original run."""
+    with compiling_ahead():
+        for scenario in scenarios:
+            # On values that were not computed anything may be raised; the run that counts says what is wrong.
+            with contextlib.suppress(Exception):
+                scenario(candidate)
+
+
+def _run(scenario: Scenario, candidate: Forward, *, where: str, label: str, task: str) -> list[Any]:
     try:
         return scenario(candidate)
     except (ProbeRefusal, CandidateError):

@@ -128,6 +128,21 @@ def test_attention_block_decodes_against_a_cache(kv_heads: int, masked: bool) ->
         assert torch.allclose(want, got, atol=2e-6), (length, (want - got).abs().max())
 
 
+@pytest.mark.skipif(not INTERPRETED, reason="on CPU the parts run")
+@pytest.mark.parametrize(("rows", "hidden", "intermediate"), [(3, 48, 80), (130, 72, 136), (300, 64, 264)])
+@torch.no_grad()
+def test_one_product_activates_its_tiles(rows: int, hidden: int, intermediate: int) -> None:
+    """Rows, columns and depth that fill no tile; the activation's own pass is not there to be run."""
+    modules = [cls(hidden, intermediate) for cls in (get_task("gated_mlp").interface, shipped()["gated_mlp"])]
+    g = torch.Generator().manual_seed(0)
+    for of_reference, of_candidate in zip(*(m.parameters() for m in modules), strict=True):
+        of_candidate.copy_(of_reference.copy_(torch.randn(of_reference.shape, generator=g) * 0.1))
+    modules[1].act_fn.register_forward_pre_hook(lambda *_: pytest.fail("the activation ran by itself"))
+    x = torch.randn(2, rows, hidden, generator=g)
+    want, got = (m(x) for m in modules)
+    assert torch.allclose(want, got, atol=1e-5)
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(INTERPRETED, reason="this is the run that it starts")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")

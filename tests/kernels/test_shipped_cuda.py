@@ -97,3 +97,43 @@ def test_attention_block_decodes_against_a_cache(kv_heads: int, masked: bool) ->
         exact = oracle(x.float(), *[t.float() for t in tables], mask, caches[2].update)
         candidate, baseline = measure(got, exact), measure(want, exact)
         assert task.accuracy.accepts(candidate, baseline, torch.bfloat16), (length, candidate, baseline)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("masked", [False, True])
+@torch.no_grad()
+def test_attention_block_decodes_over_few_and_many_keys(batch: int, masked: bool) -> None:
+    """From one share of the keys to sixteen, the last ones empty or not full."""
+    task = get_task("attention_block")
+    init = {"hidden_size": 256, "num_heads": 32, "num_kv_heads": 8, "head_dim": 128}
+    case = Case(name="", init=init, draw=lambda *_: ())
+    build = {"device": "cuda", "dtype": torch.bfloat16}
+    modules = [task.build(case, **build), task.build(case, implementation=shipped()["attention_block"], **build)]
+    oracle = task.build(case, **build).float()
+    x = torch.randn(batch, 1, 256, device="cuda", dtype=torch.bfloat16)
+    angles = torch.rand(1, 1, 64, device="cuda") * 6
+    tables = [t.to(torch.bfloat16) for t in (angles.cos(), angles.sin())]
+    for total in (1, 33, 64, 65, 130, 257, 600, 1025, 4097):
+        key, value = torch.randn(2, batch, 8, total, 128, device="cuda", dtype=torch.bfloat16)
+        mask = torch.rand(batch, 1, 1, total, device="cuda") < 0.7 if masked else None
+        if mask is not None:
+            mask[..., -1] = True
+        want, got = (m(x, *tables, mask, lambda *_: (key, value)) for m in modules)  # noqa: B023 - called in this turn
+        wide = [t.float() for t in tables]
+        exact = oracle(x.float(), *wide, mask, lambda *_: (key.float(), value.float()))  # noqa: B023 - as above
+        candidate, baseline = measure(got, exact), measure(want, exact)
+        assert task.accuracy.accepts(candidate, baseline, torch.bfloat16), (total, candidate, baseline)
+
+
+@pytest.mark.skipif(torch.cuda.is_available() and torch.cuda.get_device_capability()[0] != 9, reason="needs Hopper")
+@pytest.mark.parametrize("rows", [1024, 1500, 2049])
+@torch.no_grad()
+def test_the_product_that_activates_its_tiles_gives_what_the_parts_give(rows: int) -> None:
+    """Rows and columns that fill no tile; the activation's own pass is not there to be run."""
+    mlp = shipped()["gated_mlp"](512, 14344).to("cuda", torch.bfloat16)
+    for parameter in mlp.parameters():
+        parameter.normal_(std=0.02)
+    x = torch.randn(rows, 512, device="cuda", dtype=torch.bfloat16)
+    by_parts = mlp.down_proj(shipped()["silu_and_mul"]()(mlp.gate_up_proj(x)))
+    mlp.act_fn.register_forward_pre_hook(lambda *_: pytest.fail("the activation ran by itself"))
+    assert measure(mlp(x), by_parts).peak <= 2**-7

@@ -111,7 +111,7 @@ def test_a_higher_candidate_shadows_the_lower_sites_inside_it(llama, ids):
         assert sites["model.layers.0.mlp.up_proj"].inside == "model.layers.0.mlp"
 
 
-def test_fused_add_rms_norm_is_carried_by_decoder_layers(llama, ids):
+def test_fused_add_rms_norm_is_carried_by_the_whole_model(llama, ids):
     class Fused(FusedAddRMSNorm):
         calls = 0
 
@@ -124,12 +124,26 @@ def test_fused_add_rms_norm_is_carried_by_decoder_layers(llama, ids):
         Fused.calls = 0
         torch.testing.assert_close(logits(llama, ids), want, rtol=1e-4, atol=1e-5)
         assert Fused.calls == 2
-        assert {(s.path, s.task) for s in p.report.applied if s.inside is None} == {
-            ("model.layers.0", "decoder_layer"),
-            ("model.layers.1", "decoder_layer"),
-        }
+        assert {(s.path, s.task) for s in p.report.applied if s.inside is None} == {("", "causal_lm")}
         mlp = next(s for s in p.report.sites if s.path == "model.layers.0.mlp")
-        assert mlp.state == "applied" and mlp.inside == "model.layers.0" and mlp.calls == 1
+        assert mlp.state == "applied" and mlp.inside == "" and mlp.calls == 1
+
+
+@torch.no_grad()
+def test_calls_that_a_whole_model_leaves_to_the_original_run_in_its_patched_layers(llama, ids):
+    class Fused(FusedAddRMSNorm):
+        pass
+
+    want = llama(ids, output_hidden_states=True)
+    with fastkernels.patch(llama, {"fused_add_rms_norm": Fused, "gated_mlp": MyMLP}) as p:
+        got = llama(ids, output_hidden_states=True)
+        sites = {s.path: s for s in p.report.sites if s.level > 1}
+        assert sites[""].calls == 0 and sum(sites[""].bypassed.values()) == 1
+        assert sites["model.layers.1.mlp"].calls == 1
+        llama(ids)  # the hooks that recorded are still there, and idle
+        assert p.report.sites[-1].calls == 1 and p.report.sites[-1].bypassed == sites[""].bypassed
+    assert len(got.hidden_states) == len(want.hidden_states)
+    torch.testing.assert_close(got.hidden_states, want.hidden_states, rtol=1e-4, atol=1e-5)
 
 
 def test_select_limits_the_sites_by_path_and_task(llama):

@@ -4,6 +4,7 @@ Lower levels come first: an adapter may ask which sites stand inside its module.
 
 from fastkernels.patches.transformers.activation import activation
 from fastkernels.patches.transformers.attention import attention_block
+from fastkernels.patches.transformers.causal_lm import causal_lm
 from fastkernels.patches.transformers.decoder_layer import decoder_layer
 from fastkernels.patches.transformers.embedding import embedding
 from fastkernels.patches.transformers.encoder_attention import encoder_attention
@@ -32,4 +33,5 @@ ADAPTERS = (
     encoder_layer,
     decoder_layer,
     encoder_model,
+    causal_lm,
 )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ast
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from fastkernels.patches.fingerprint import evidence, syntax_of
+from fastkernels.patches.fingerprint import argument_names, evidence, syntax_of
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Draws, Enter, Leave, Proposal, Scenario
 from fastkernels.patches.source import Param, Rows, Source
@@ -67,7 +67,7 @@ class Reading:
 def attention_block(module: nn.Module, host: Host) -> Iterator[Proposal]:
     """Modules with q, k, v and output projections that attend over their own hidden states."""
     reading = read(module, host)
-    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    names = argument_names(type(module))
     if reading is None or not names or implementation_of(module) not in IMPLEMENTATIONS:
         return
     takes_tables = "position_embeddings" in names
@@ -202,55 +202,60 @@ def leave_for(returns: int) -> Leave | None:
     if returns == 0:
         return None
     rest = (None,) * (returns - 1)
-    return lambda out: (out, *rest)
+    return lambda out, call: (out, *rest)
 
 
-def enter_for(module: nn.Module, names: list[str], halves: Halves | None, *, causal: bool) -> Enter:
+def enter_for(module: nn.Module, names: Sequence[str], halves: Halves | None, *, causal: bool) -> Enter:
     """Reads a call of the module by its own argument names; what it cannot carry over becomes a reason."""
     eager = implementation_of(module) == "eager"
     known = frozenset({"hidden_states", "attention_mask", "past_key_values", "position_embeddings"}) | SILENT
     hooks = module._forward_hooks
+    attributes = vars(module)  # nn.Module's own attribute access costs more than the look-up
     caches: set[type] = set()  # classes seen to take keys and values
+    leads = names[0] == "hidden_states"
+    take = None if halves is None else halves.__call__
+
+    def start(cache: Any, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        length = key.shape[2]
+        key, value = append(cache, layer, key, value)
+        if length > 1 and key.shape[2] > length:
+            # A static cache that was empty: the sequence stands at its start, the rest is not written yet.
+            key, value = key[:, :, :length], value[:, :, :length]
+        return key, value
 
     def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | str:
-        if args:
-            kwargs = dict(zip(names, args, strict=False)) | kwargs
+        if leads and len(args) == 1 and "hidden_states" not in kwargs:  # as decoder layers are called
+            hidden_states = args[0]
+        else:
+            if args:
+                kwargs = dict(zip(names, args, strict=False)) | kwargs
+            hidden_states = kwargs.get("hidden_states")
         get = kwargs.get
-        hidden_states, mask, cache = get("hidden_states"), get("attention_mask"), get("past_key_values")
+        mask, cache = get("attention_mask"), get("past_key_values")
         if hidden_states is None or hidden_states.dim() != 3:
             return "hidden_states is not (batch, sequence, width)"
-        length = hidden_states.shape[1]
-        if eager and (hooks or (mask is None and causal and length > 1)):
+        if eager and (hooks or (mask is None and causal and hidden_states.shape[1] > 1)):
             return "eager attention with its weights hooked, or without the mask it relies on"
         if mask is not None and mask.dim() != 4:
             return f"a mask of {mask.dim()} dimensions"
-        if not kwargs.keys() <= known:
+        if not known.issuperset(kwargs):
             name = next((n for n in kwargs if n not in known and kwargs[n] is not None), None)
             if name is not None:
                 return argument_reason(name, kwargs[name])
-        if halves is not None:
+        cos = sin = None
+        if take is not None:
             tables = get("position_embeddings")
             if tables is None:
                 return "no position_embeddings"
-            cos, sin = halves(tables)
-        else:
-            cos = sin = None
+            cos, sin = take(tables)
         if cache is None:
             return hidden_states, cos, sin, mask, None
-        layer = module.layer_idx
-        if cache.__class__ not in caches:
+        layer = attributes.get("layer_idx")
+        if layer is None or cache.__class__ not in caches:
             if layer is None or not hasattr(cache, "layers") or hasattr(cache, "cross_attention_cache"):
                 return f"a cache of class {type(cache).__name__}"
             caches.add(cache.__class__)
-
-        def update(key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            key, value = append(cache, layer, key, value)
-            if mask is None and causal and length > 1 and key.shape[2] > length:
-                # A static cache that was empty: the sequence stands at its start, the rest is not written yet.
-                key, value = key[:, :, :length], value[:, :, :length]
-            return key, value
-
-        return hidden_states, cos, sin, mask, update
+        return hidden_states, cos, sin, mask, partial(start if mask is None and causal else append, cache, layer)
 
     return enter
 
@@ -273,7 +278,7 @@ def causal_mask(length: int, total: int, *, padding: int, like: torch.Tensor, ad
 
 
 def scenarios_for(
-    module: nn.Module, names: list[str], table: Table | None, *, causal: bool
+    module: nn.Module, names: Sequence[str], table: Table | None, *, causal: bool
 ) -> Callable[[Draws], Iterator[Scenario]]:
     """Prefill, prefill with padding, and prefill then decode against a fresh cache."""
     width = next(p.shape[1] for n, p in module.named_parameters() if p.dim() == 2 and "o_proj" not in n)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 
 from torch import nn
 
-from fastkernels.patches.fingerprint import evidence
+from fastkernels.patches.fingerprint import argument_names, evidence
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Proposal, Site
 from fastkernels.patches.source import Source
@@ -18,6 +17,7 @@ from fastkernels.patches.transformers.attention import (
     scenarios_for,
     watched_config,
 )
+from fastkernels.patches.transformers.recorders import is_idle
 from fastkernels.patches.transformers.rope import halves_for, table_for
 from fastkernels.tasks.L3.decoder_layer import WIRINGS, fused_norms
 
@@ -43,7 +43,7 @@ def decoder_layer(module: nn.Module, host: Host) -> Iterator[Proposal]:
     if any(r is not None and next(r.parameters(), None) is not None for r in rest):
         return
     kinds = {(s.proposal.task, tuple(s.proposal.facts.items())) for n in norms if (s := found[n]) is not None}
-    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    names = argument_names(type(module))
     returns = returned_values(type(module))
     if len(kinds) != 1 or returns is None or not names or names[0] != "hidden_states":
         return
@@ -86,6 +86,7 @@ def decoder_layer(module: nn.Module, host: Host) -> Iterator[Proposal]:
             inner=tuple(module._modules),
             parts=parts,
             watches=watched_config(block),
+            idle=is_idle,
             drops=True,
         )
 

@@ -5,14 +5,13 @@ its layers and stacks too."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from fastkernels.patches.fingerprint import evidence
+from fastkernels.patches.fingerprint import argument_names, evidence
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Draws, Enter, Proposal, Scenario
 from fastkernels.patches.source import Rows, Source
@@ -40,7 +39,7 @@ Scenarios = Callable[[Draws], Iterator[Scenario]]
 def encoder_attention(module: nn.Module, host: Host) -> Iterator[Proposal]:
     """Modules of three projections of one width; what attends causally is a decoder's."""
     children = module._modules
-    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    names = argument_names(type(module))
     split = next((s for s in SPLIT_NAMES if all(type(children.get(n)) is nn.Linear for n in s)), None)
     rest = [c for n, c in children.items() if c is not None and (split is None or n not in split)]
     if split is None or any(True for c in rest for _ in c.parameters()):
@@ -83,7 +82,7 @@ def encoder_attention(module: nn.Module, host: Host) -> Iterator[Proposal]:
     )
 
 
-def enter_for(attention: nn.Module, names: list[str]) -> Enter:
+def enter_for(attention: nn.Module, names: Sequence[str]) -> Enter:
     """Reads a call of an encoder's attention, layer or stack, whose attention module is ``attention``; ``names`` are
     the names of its arguments, the hidden states first."""
     eager, hooks, first = implementation_of(attention) == "eager", attention._forward_hooks, names[0]
@@ -127,7 +126,7 @@ class CausalMask:
         return self._mask
 
 
-def scenarios_for(attention: nn.Module, names: list[str], width: int) -> Scenarios:
+def scenarios_for(attention: nn.Module, names: Sequence[str], width: int) -> Scenarios:
     """Without a mask, with padding, and one token, by the names of the module's own arguments."""
     masked = "attention_mask" in names
     required = {"attention_mask": None} if masked else {}

@@ -4,20 +4,20 @@ The parts are found by what they are, wherever in the layer they stand: BERT spr
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from fastkernels.patches.fingerprint import evidence
+from fastkernels.patches.fingerprint import argument_names, evidence
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Proposal, Site
 from fastkernels.patches.source import Source
 from fastkernels.patches.transformers.activation import kind_of
 from fastkernels.patches.transformers.attention import leave_for, returned_values, watched_config
 from fastkernels.patches.transformers.encoder_attention import enter_for, scenarios_for
+from fastkernels.patches.transformers.recorders import is_idle
 from fastkernels.tasks.L3.encoder_layer import WIRINGS
 
 KNOWN = (
@@ -46,7 +46,7 @@ def encoder_layer(module: nn.Module, host: Host) -> Iterator[Proposal]:
     """Both wirings are proposed, the norms in order of registration and in the reverse."""
     if not module._modules or module._parameters or getattr(module, "chunk_size_feed_forward", None):
         return
-    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    names = argument_names(type(module))
     returns = returned_values(type(module))
     if not names or names[0] != "hidden_states" or returns is None:
         return
@@ -76,6 +76,7 @@ def encoder_layer(module: nn.Module, host: Host) -> Iterator[Proposal]:
                 parts=dict(images) | norms,
                 reads=tuple(n for n in vars(module) if n == "chunk_size_feed_forward"),
                 watches=watched_config(attention),
+                idle=is_idle,
                 drops=True,
             )
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import ast
 import functools
-import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
-from fastkernels.patches.fingerprint import evidence, syntax_of
+from fastkernels.patches.fingerprint import argument_names, evidence, syntax_of
 from fastkernels.patches.recognise import Host
-from fastkernels.patches.site import Enter, Proposal
+from fastkernels.patches.site import Enter, Leave, Proposal
 from fastkernels.patches.source import Source, join
 from fastkernels.patches.transformers.attention import watched_config
 from fastkernels.patches.transformers.encoder_attention import enter_for, scenarios_for
 from fastkernels.patches.transformers.encoder_layer import ATTENTION
+from fastkernels.patches.transformers.recorders import is_idle
 
 KNOWN = (
     "transformers.models.bert.modeling_bert:BertEncoder",
@@ -30,7 +29,7 @@ KNOWN = (
 def encoder_model(module: nn.Module, host: Host) -> Iterator[Proposal]:
     """Modules whose only child with parameters is a list of encoder layers of the same facts."""
     lists = {n: c for n, c in module._modules.items() if isinstance(c, nn.ModuleList)}
-    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    names = argument_names(type(module))
     if len(lists) != 1 or module._parameters or not names or names[0] not in ("hidden_states", "inputs_embeds"):
         return
     (name, layers), others = lists.popitem(), [c for c in module._modules.values() if not isinstance(c, nn.ModuleList)]
@@ -58,6 +57,7 @@ def encoder_model(module: nn.Module, host: Host) -> Iterator[Proposal]:
         inner=tuple(n for n, c in module._modules.items() if c is not None),
         parts={f"layers.{i}": join(name, str(i)) for i in range(len(sites))},
         watches=watched_config(attention),
+        idle=is_idle,
         drops=True,
     )
 
@@ -65,7 +65,7 @@ def encoder_model(module: nn.Module, host: Host) -> Iterator[Proposal]:
 def enter_stack(enter: Enter) -> Enter:
     """A stack's own calls: what is between its layers cannot be asked for."""
 
-    def stack(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | str:
+    def stack(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any] | str:
         if kwargs.get("output_hidden_states"):
             return "output_hidden_states: a stack in one piece has no hidden states between its layers"
         return enter(args, kwargs)
@@ -74,7 +74,7 @@ def enter_stack(enter: Enter) -> Enter:
 
 
 @functools.cache
-def output_of(cls: type[nn.Module]) -> Callable[[torch.Tensor], Any] | None:
+def output_of(cls: type[nn.Module]) -> Leave | None:
     """What ``forward`` makes of the last hidden state: itself, or the output class that its only ``return`` names."""
     tree = syntax_of(cls)
     returns = [n.value for n in ast.walk(tree) if isinstance(n, ast.Return)] if tree is not None else []
@@ -82,10 +82,10 @@ def output_of(cls: type[nn.Module]) -> Callable[[torch.Tensor], Any] | None:
         return None
     value = returns[0]
     if isinstance(value, ast.Name):
-        return lambda hidden_states: hidden_states
+        return lambda hidden_states, call: hidden_states
     if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Name) or value.args:
         return None
     built = getattr(sys.modules[cls.__module__], value.func.id, None)
     if not isinstance(built, type) or "last_hidden_state" not in {k.arg for k in value.keywords}:
         return None
-    return lambda hidden_states: built(last_hidden_state=hidden_states)
+    return lambda hidden_states, call: built(last_hidden_state=hidden_states)

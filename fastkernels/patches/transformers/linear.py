@@ -46,6 +46,6 @@ def linear(module: nn.Module, host: Host) -> Iterator[Proposal]:
     )
 
 
-def without_bias_tuple(result: object) -> object:
+def without_bias_tuple(result: object, call: tuple[object, ...]) -> object:
     """Serving engines' linears return ``(out, bias)``, with the bias None once it is added."""
     return result[0] if isinstance(result, tuple) else result

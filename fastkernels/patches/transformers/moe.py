@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from fastkernels.patches.fingerprint import evidence
+from fastkernels.patches.fingerprint import argument_names, evidence
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Draws, Enter, Proposal, Scenario, one_tensor
 from fastkernels.patches.source import Param, Source, tensor_of
@@ -42,7 +41,7 @@ def fused_experts(module: nn.Module, host: Host) -> Iterator[Proposal]:
     if w13 is None or w2 is None or w13.dim() != 3 or w2.dim() != 3 or len(list(module.parameters())) != 2:
         return
     experts, hidden, inner = w2.shape
-    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    names = argument_names(type(module))
     if w13.shape != (experts, 2 * inner, hidden) or getattr(module, "num_experts", experts) != experts:
         return
     if len(names) != 3 or "weight" not in names[2]:
@@ -71,7 +70,7 @@ def large(module: nn.Module) -> bool:
     return sum(p.numel() for p in module.parameters()) > CLONE_LIMIT
 
 
-def _enter_experts(names: list[str]) -> Enter:
+def _enter_experts(names: Sequence[str]) -> Enter:
     def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | str:
         given = dict(zip(names, args, strict=False)) | kwargs
         if len(given) != 3 or len(args) + len(kwargs) != 3 or not all(n in given for n in names):

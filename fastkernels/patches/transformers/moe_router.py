@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastkernels.patches.fingerprint import evidence
+from fastkernels.patches.fingerprint import argument_names, evidence
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Draws, Enter, Leave, Proposal, Scenario, one_tensor
 from fastkernels.patches.source import Param, Source, tensor_of, view
@@ -73,7 +72,7 @@ def readings(module: nn.Module, correction: Param | None = None) -> list[Reading
     """
     if isinstance(module, nn.Linear) or not any(n in module.__dict__ for n in TOP_K_NAMES):
         return []
-    takes = len(inspect.signature(type(module).forward).parameters) - 1
+    takes = len(argument_names(type(module)))
     named = {n: t for n, t in (*module.named_parameters(), *module.named_buffers()) if t.is_floating_point()}
     own = [n for n in named if n.rpartition(".")[2] in CORRECTION_NAMES]
     matrices = [n for n, t in named.items() if t.dim() == 2 and n not in own]
@@ -149,7 +148,7 @@ def leave_for(layout: Layout) -> Leave | None:
     if layout.order == (0, 1, 2):
         return None
     places = tuple(layout.order.index(i) for i in range(3))
-    return lambda result: tuple(result[p] for p in places)
+    return lambda result, call: tuple(result[p] for p in places)
 
 
 def stable_tokens(

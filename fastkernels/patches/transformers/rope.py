@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from fastkernels.patches.fingerprint import argument_names
 from fastkernels.patches.recognise import Host
 
 
@@ -39,25 +39,28 @@ class Halves:
         self._halves: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, tables: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        if torch.compiler.is_dynamo_compiling():  # it breaks the graph at ``is`` between tuples, and needs no memory
+            return self._cut(tables)
+        if tables is not self._of or self._halves is None:
+            self._of, self._halves = tables, self._cut(tables)
+        return self._halves
+
+    def _cut(self, tables: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         if self.layout == "half":
             return tables
-        if tables is self._of and self._halves is not None:
-            return self._halves
         cos, sin = tables
+        if self.layout == "interleave":
+            return cos[..., ::2], sin[..., ::2]
         half = cos.shape[-1] // 2
-        cut = (lambda t: t[..., :half]) if self.layout == "cat" else (lambda t: t[..., ::2])
-        halves = cut(cos), cut(sin)
-        if not torch.compiler.is_dynamo_compiling():
-            self._of, self._halves = tables, halves
-        return halves
+        return cos[..., :half], sin[..., :half]
 
 
 def rotary_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Modules that turn (x, position_ids) into (cos, sin), by path."""
     found = []
     for path, module in model.named_modules():
-        names = list(inspect.signature(type(module).forward).parameters)[1:3]
-        if any("inv_freq" in b for b in module._buffers) and names == ["x", "position_ids"]:
+        names = argument_names(type(module))[:2]
+        if any("inv_freq" in b for b in module._buffers) and names == ("x", "position_ids"):
             found.append((path, module))
     return found
 
@@ -96,7 +99,7 @@ def _tables(rotary: nn.Module, layer_type: str | None, length: int) -> Table | N
         rotary = type(rotary)(config=rotary.config)
     clone = copy.deepcopy(rotary).to("cpu")
     arguments: dict[str, object] = {}
-    if "layer_type" in inspect.signature(type(rotary).forward).parameters:
+    if "layer_type" in argument_names(type(rotary)):
         arguments["layer_type"] = layer_type
     positions = torch.arange(length)[None]
     out = None

@@ -98,9 +98,12 @@ class RotaryEmbedding(Interface):
         super().__init__()
         self.head_size, self.rotary_dim, self.is_neox_style = head_size, rotary_dim, is_neox_style
         self.max_position_embeddings, self.base, self.rope_scaling = max_position_embeddings, base, rope_scaling
-        frequencies, magnitude = inverse_frequencies(rotary_dim, base, max_position_embeddings, rope_scaling)
-        angles = torch.outer(torch.arange(max_position_embeddings, dtype=torch.float32), frequencies)
-        table = torch.cat((angles.cos() * magnitude, angles.sin() * magnitude), dim=-1).to(dtype)
+        if torch.get_default_device().type == "meta":  # only the shape is asked for; the table would take 2 ms
+            table = torch.empty(max_position_embeddings, rotary_dim, dtype=dtype)
+        else:
+            frequencies, magnitude = inverse_frequencies(rotary_dim, base, max_position_embeddings, rope_scaling)
+            angles = torch.outer(torch.arange(max_position_embeddings, dtype=torch.float32), frequencies)
+            table = torch.cat((angles.cos() * magnitude, angles.sin() * magnitude), dim=-1).to(dtype)
         self.register_buffer("cos_sin_cache", table, persistent=False)
 
     def forward(

@@ -1,0 +1,174 @@
+"""Whole language models as one site: calls of every kind, and the ones that stay with the original."""
+
+import pytest
+import torch
+import transformers
+
+import fastkernels
+from fastkernels.patches.recognise import recognise
+from fastkernels.patches.stand_in import stand_in
+from fastkernels.patches.transformers import ADAPTERS
+from fastkernels.tasks.L4.causal_lm import LlamaForCausalLM, SkipsTheLastLayer
+
+SHAPE = {
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 12,
+    "vocab_size": 120,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+TYPES = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "mistral": {"sliding_window": 5},
+    "gemma": {},
+    "gemma2": {"sliding_window": 5},
+    "gemma3_text": {"sliding_window": 5},
+    "granite": {"embedding_multiplier": 7.0, "logits_scaling": 3.0, "residual_multiplier": 1.0},
+    "olmo2": {},
+    "olmo3": {"sliding_window": 5},
+    "phi3": {},
+    "stablelm": {"partial_rotary_factor": 0.5},
+    "starcoder2": {"sliding_window": 5},
+}
+
+
+def build(name: str, attention: str = "sdpa") -> transformers.PreTrainedModel:
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(name, **SHAPE, **TYPES[name])
+    return transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+
+
+def site(handle: fastkernels.Patch) -> fastkernels.patches.report.SiteReport:
+    return next(s for s in handle.report.sites if s.task == "causal_lm")
+
+
+@pytest.fixture
+def ids() -> torch.Tensor:
+    return torch.randint(3, 120, (2, 13), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", TYPES)
+@torch.no_grad()
+def test_logits_and_generated_tokens_are_the_models_own(name, attention, ids):
+    model = build(name, attention)
+    padding = torch.ones_like(ids)
+    padding[0, :4] = 0
+    generate = {"max_new_tokens": 6, "do_sample": False, "attention_mask": padding}
+    want, tokens = model(ids, attention_mask=padding).logits, model.generate(ids, **generate)
+    static = model.generate(ids, **generate, cache_implementation="static", disable_compile=True)
+    with fastkernels.patch(model, "reference") as p:
+        got = model(ids, attention_mask=padding).logits
+        torch.testing.assert_close(got[padding.bool()], want[padding.bool()], rtol=1e-4, atol=1e-5)
+        assert torch.equal(model.generate(ids, **generate), tokens)
+        assert torch.equal(model.generate(ids, **generate, cache_implementation="static", disable_compile=True), static)
+        assert site(p).calls == 13 and not site(p).bypassed
+
+
+@torch.no_grad()
+def test_every_form_of_call_gives_the_hosts_output(ids):
+    model = build("llama")
+    positions = torch.arange(13)[None] + 3
+    calls = [
+        {"labels": ids},
+        {"logits_to_keep": 2},
+        {"logits_to_keep": torch.tensor([1, 5])},
+        {"position_ids": positions, "use_cache": False},
+        {"return_dict": False},
+        {"output_hidden_states": False, "inputs_embeds": None},
+    ]
+    want = [model(ids, **call) for call in calls]
+    with fastkernels.patch(model, "reference") as p:
+        for call, wanted in zip(calls, want, strict=True):
+            got = model(ids, **call)
+            assert type(got) is type(wanted)
+            assert len(got) == len(wanted)
+            if isinstance(got, tuple):
+                torch.testing.assert_close(got[0], wanted[0], rtol=1e-4, atol=1e-5)
+                continue
+            torch.testing.assert_close(got.logits, wanted.logits, rtol=1e-4, atol=1e-5)
+            assert (got.loss is None) == (wanted.loss is None)
+            if got.loss is not None:
+                torch.testing.assert_close(got.loss, wanted.loss, rtol=1e-4, atol=1e-5)
+            assert (got.past_key_values is None) == (wanted.past_key_values is None)
+        assert site(p).calls == len(calls)
+
+
+@torch.no_grad()
+def test_calls_with_no_counterpart_go_to_the_original_with_the_reason(ids):
+    model = build("llama")
+    embedded = model.model.embed_tokens(ids)
+    calls = [
+        {"inputs_embeds": embedded},
+        {"input_ids": ids, "output_hidden_states": True},
+        {"input_ids": ids, "past_key_values": transformers.DynamicCache(), "use_cache": False},
+    ]
+    want = [model(**call).logits for call in calls]
+    calls[2]["past_key_values"] = transformers.DynamicCache()
+    with fastkernels.patch(model, "reference") as p:
+        for call, wanted in zip(calls, want, strict=True):
+            torch.testing.assert_close(model(**call).logits, wanted, rtol=1e-4, atol=1e-5)
+        report = site(p)
+        assert report.calls == 0 and sum(report.bypassed.values()) == len(calls)
+        text = " ".join(report.bypassed)
+        assert "input_ids" in text and "output_hidden_states" in text and "use_cache is off" in text
+        layers = [s for s in p.report.sites if s.task == "decoder_layer"]
+        assert all(s.calls == len(calls) for s in layers), "the layers beneath serve these calls"
+
+
+@torch.no_grad()
+def test_a_wrong_model_is_refused_and_a_right_one_runs(ids):
+    model = build("llama")
+    with pytest.raises(fastkernels.PatchError, match=r"\(model\) \(LlamaForCausalLM\).*off by"):
+        fastkernels.patch(model, {"causal_lm": SkipsTheLastLayer})
+    assert "forward" not in model.__dict__
+
+    class Mine(LlamaForCausalLM):
+        pass
+
+    want = model(ids).logits
+    with fastkernels.patch(model, {"causal_lm": Mine}) as p:
+        torch.testing.assert_close(model(ids).logits, want, rtol=1e-4, atol=1e-5)
+        assert site(p).calls == 1
+
+
+@torch.no_grad()
+def test_a_layer_replaced_or_changed_after_patching_is_not_passed_over(ids):
+    model, other = build("llama"), build("llama")
+    with fastkernels.patch(model, "reference") as p:
+        for m in (model, other):
+            m.model.layers[1].mlp = torch.nn.Identity()
+        torch.testing.assert_close(model(ids).logits, other(ids).logits, rtol=1e-4, atol=1e-5)
+        assert site(p).calls == 0
+    with fastkernels.patch(other, "reference") as p:
+        want = other(ids).logits
+        other.model.norm.weight.data = other.model.norm.weight.data * 2
+        assert not torch.allclose(other(ids).logits, want)
+
+
+def test_models_whose_kinds_of_layers_differ_keep_each_kind(ids):
+    handle = fastkernels.patch(build("gemma2"), "reference")
+    facts = handle.dispatchers[""].proposal.facts
+    assert len(facts["layers"]) == 2 and facts["kinds"] == (0, 1, 0, 1)
+    assert facts["logits_soft_cap"] == 30.0 and facts["embed_scale_rounded"]
+
+
+def test_a_stand_in_shares_tensors_and_leaves_the_original_alone():
+    model = build("gemma2")
+    copy = stand_in(model)
+    assert type(copy) is type(model) and copy is not model
+    assert all(a is b for a, b in zip(copy.parameters(), model.parameters(), strict=True))
+    model.model.layers[0].register_forward_hook(lambda *a: None)
+    assert not copy.model.layers[0]._forward_hooks
+    found = next(s for s in recognise(build("gemma2"), ADAPTERS).sites if s.task.name == "causal_lm")
+    small = found.proposal.stand_in(found.module)
+    assert len(small.model.layers) == 2 and small.config.num_hidden_layers == 2
+    assert found.module.config.num_hidden_layers == 4 and len(found.module.model.layers) == 4
