@@ -13,3 +13,7 @@ class CandidateError(FastkernelsError):
 
 class PatchError(FastkernelsError):
     """A patch cannot be applied or undone as asked; the model is as it was before the call."""
+
+
+class LoweringError(FastkernelsError):
+    """A candidate cannot enter the compile stack as asked."""

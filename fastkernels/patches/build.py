@@ -14,6 +14,7 @@ from fastkernels.errors import CandidateError
 from fastkernels.patches.site import Proposal
 from fastkernels.patches.source import Merge, Rows, device_of, locate, merge, tensor_of, view
 from fastkernels.runtime.candidate import Candidate
+from fastkernels.runtime.lowering import Lowered
 from fastkernels.tasks import Interface, Task, by_interface, get_task
 
 # Which candidate, if any, stands in for a task that is named inside another implementation.
@@ -27,13 +28,18 @@ class Binding:
     parameters: list[torch.Tensor] = field(default_factory=list)
     merges: list[Merge] = field(default_factory=list)
     viewed: list[torch.Tensor] = field(default_factory=list)  # parameters bound as views: their address must stay
+    lowered: Mapping[str, Lowered] = field(default_factory=dict)  # what a graph holds instead, by part; "" is the whole
 
     def undo(self) -> None:
+        for lowered in self.lowered.values():
+            lowered.close()
         for done in reversed(self.merges):
             done.undo()
 
     def take_over(self, former: Binding) -> None:
         """Storages that ``former`` made and this binding uses are this one's to undo from now on; others are undone."""
+        for lowered in former.lowered.values():
+            lowered.close()
         mine = {m.storage.data_ptr(): i for i, m in enumerate(self.merges)}
         for done in reversed(former.merges):
             i = mine.get(done.storage.data_ptr())

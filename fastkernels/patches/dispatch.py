@@ -64,6 +64,9 @@ class Dispatcher:
     def _bind(self, proposal: Proposal, implementation: nn.Module, binding: Binding) -> None:
         self.proposal, self.implementation, self.binding = proposal, implementation, binding
         self.enter, self.leave, self.run = proposal.enter, proposal.leave, implementation.forward
+        standing = binding.lowered.get("")
+        self.lowered = self.run if standing is None else standing.forward
+        self.absent = () if standing is None else standing.absent
         self.pins = pins_of(self.module, proposal, family=self.family)
         self.holds = compile_check(self.pins, binding.merges, binding.viewed)
         self.hooks = hooks_of(self.module, proposal)
@@ -110,9 +113,11 @@ class Dispatcher:
             or torch.is_autocast_enabled(call[0].device.type)
             or (not self.differentiable and is_grad_enabled() and self._needs_grad(call))
             or self.identity
+            or self.lowered is None
+            or any(call[i] is not None for i in self.absent if i < len(call))
         ):
             return self.original(*args, **kwargs)
-        result = self.run(*call)
+        result = self.lowered(*call)
         return result if self.leave is None else self.leave(result, call)
 
     @called_by_dynamo

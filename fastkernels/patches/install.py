@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,16 +12,18 @@ import torch
 from torch import nn
 
 from fastkernels.errors import CandidateError, PatchError
+from fastkernels.patches.blocked import blocked, origin
 from fastkernels.patches.build import Binding, bind, construct, materialise_buffers, substitute
 from fastkernels.patches.compose import Decision, fits, site_dtype
 from fastkernels.patches.counts import Counts
-from fastkernels.patches.dispatch import Dispatcher, Dormant
-from fastkernels.patches.liveness import firing
+from fastkernels.patches.dispatch import Dispatcher
+from fastkernels.patches.outcomes import Outcomes
 from fastkernels.patches.site import Forward, Proposal, Site
-from fastkernels.patches.source import Rows, device_of
+from fastkernels.patches.source import device_of
 from fastkernels.patches.verify import verify
-from fastkernels.runtime.candidate import Candidate
+from fastkernels.runtime.candidate import Candidate, Lowering
 from fastkernels.runtime.load import CandidateSet
+from fastkernels.runtime.lowering import Lowered
 from fastkernels.tasks import Task
 
 ABSENT = object()
@@ -40,8 +41,16 @@ class Installer:
     """Builds, binds, verifies and places implementations; remembers how to undo each step."""
 
     def __init__(
-        self, *, candidates: CandidateSet, mode: str, verify: bool, dry_run: bool, shared: frozenset[int] = frozenset()
+        self,
+        *,
+        candidates: CandidateSet,
+        mode: str,
+        verify: bool,
+        dry_run: bool,
+        lowering: Lowering = "auto",
+        shared: frozenset[int] = frozenset(),
     ) -> None:
+        self.outcomes = Outcomes(lowering)
         self.candidates, self.mode, self.verify, self.dry_run = candidates, mode, verify, dry_run
         self.shared = shared
         self.counts = Counts()
@@ -56,9 +65,9 @@ class Installer:
         not stand at its site."""
         site, candidate = decision.site, decision.candidate
         assert candidate is not None
-        blocked = self._blocked(site, candidate)
-        if blocked is not None:
-            decision.state, decision.reason = "gated", blocked
+        reason = blocked(site, candidate, mode=self.mode, shared=self.shared)
+        if reason is not None:
+            decision.state, decision.reason = "gated", reason
             return None
         implementation = self._build(site.proposal, candidate, site)
         decision.placed = [c.task.name for _, c in implementation.__dict__["placed"]]
@@ -79,6 +88,8 @@ class Installer:
         forward, original = implementation.forward, self._slot(site)[1]
         try:
             reason = self._check(site, candidate, forward, original, dtype, device, decision.placed)
+            if reason is None:
+                binding.lowered = self._lower(site, candidate, implementation, original)
         except BaseException:
             binding.undo()
             raise
@@ -116,33 +127,6 @@ class Installer:
         self._undo.append((site.module, slot, slots.get(slot, ABSENT), dispatcher))
         slots[slot] = dispatcher
         (self.counts.beneath if beneath else self.counts.outermost)[site.path] = dispatcher
-
-    def _blocked(self, site: Site, candidate: Candidate) -> str | None:
-        """Reasons to leave a site alone that have nothing to do with numbers."""
-        if id(site.module) in self.shared:
-            return "it is a global of its Python module, so other models share it"
-        merged = any(isinstance(s, Rows) for s in site.proposal.state.values())
-        if self.mode == "training" and not candidate.supports.training:
-            return f"{candidate.label} does not declare training=True"
-        if self.mode == "training" and merged:
-            return "gradients cannot reach parameters that are views of one merged storage"
-        for name in site.proposal.inner:
-            for path, part in site.module.get_submodule(name).named_modules():
-                label = f"{name}.{path}" if path else name
-                if "forward" in part.__dict__:
-                    return f"inner module {label} has a forward of its own; it would be passed over"
-                tables = ((label, part._forward_hooks), (label, part._forward_pre_hooks))
-                if firing(tables, site.proposal.idle) is not None:
-                    return f"a hook on inner module {label} would not fire"
-        slots = site.module.__dict__
-        present = slots.get("forward")
-        if present is None or isinstance(present, (Dispatcher, Dormant)):
-            return None
-        if "_hf_hook" in slots and "_old_forward" in slots:
-            if getattr(slots["_hf_hook"], "offload", False):
-                return "its weights are offloaded by accelerate and not here to be bound"
-            return None
-        return f"it has an instance forward already ({_origin(present)}), which a candidate would drop"
 
     def _slot(self, site: Site) -> tuple[str, Forward]:
         """Where the dispatcher goes: ``forward``, or under accelerate's own, so that its hooks still run."""
@@ -183,10 +167,23 @@ class Installer:
                 binding = self._bind(implementation, module, proposal, candidate, site)
             except (PatchError, CandidateError) as error:
                 return str(error)
+            original = type(module).forward.__get__(module)
+            binding.lowered = self._lower(site, candidate, implementation, original)
             self.counts.watch(site.path, implementation)
             return proposal, implementation, binding
 
         return rebuild
+
+    def _lower(
+        self, site: Site, candidate: Candidate, implementation: nn.Module, original: Forward
+    ) -> Mapping[str, Lowered]:
+        if self.candidates.identity:
+            return {}
+        device, dtype = _where(site)
+        subject = self._subject(site, candidate, implementation.forward, original)
+        return self.outcomes.lower(
+            implementation, candidate, site.proposal, group=site.group, dtype=dtype, device=device, subject=subject
+        )
 
     # -- verifying -----------------------------------------------------------------------------------------------
 
@@ -260,7 +257,7 @@ class Installer:
             present = module.__dict__.get(slot)
             if present is not dispatcher:
                 raise PatchError(
-                    f"{dispatcher.where}: {_origin(present)} was put on top of this patch. Undo that first; nothing "
+                    f"{dispatcher.where}: {origin(present)} was put on top of this patch. Undo that first; nothing "
                     "was unpatched."
                 )
         while self._undo:
@@ -270,22 +267,8 @@ class Installer:
             else:
                 module.__dict__[slot] = former
             dispatcher.binding.undo()
-
-
-def shared_globals(model: nn.Module) -> frozenset[int]:
-    """Ids of the modules that are globals of a Python module which defines one of the classes in ``model``."""
-    files = {type(part).__module__ for part in model.modules()} | {"transformers.activations"}
-    values = (v for f in files if f in sys.modules for v in list(vars(sys.modules[f]).values()))
-    return frozenset(id(v) for v in values if isinstance(v, nn.Module))
+        self.outcomes.close()
 
 
 def _where(site: Site) -> tuple[torch.device, torch.dtype]:
     return device_of(site.module), site_dtype(site)
-
-
-def _origin(forward: Any) -> str:
-    if isinstance(forward, (Dispatcher, Dormant)):
-        return "another fastkernels patch"
-    function = getattr(forward, "func", forward)
-    module = getattr(function, "__module__", None) or type(forward).__module__
-    return f"{module}.{getattr(function, '__qualname__', type(forward).__name__)}"

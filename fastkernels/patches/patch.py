@@ -11,11 +11,13 @@ from typing import Any, Literal, Self
 from torch import nn
 
 from fastkernels.errors import PatchError
+from fastkernels.patches.blocked import shared_globals
 from fastkernels.patches.compose import Decision, Select, cover, decide_sites, inside, tasks_wanted
 from fastkernels.patches.dispatch import Dispatcher
-from fastkernels.patches.install import Installer, shared_globals
+from fastkernels.patches.install import Installer
 from fastkernels.patches.recognise import Recognition, adapters_for, recognise
 from fastkernels.patches.report import CandidateReport, Report, SiteReport, UnrecognisedReport
+from fastkernels.runtime.candidate import Lowering
 from fastkernels.runtime.load import CandidateSet, load_candidates
 
 Mode = Literal["inference", "training"]
@@ -78,6 +80,7 @@ def patch(
     on_miss: OnMiss = "raise",
     select: Select = "all",
     verify: bool = True,
+    lowering: Lowering = "auto",
 ) -> Patch:
     """Puts ``candidates`` in the place of the modules of ``model`` that compute their tasks.
 
@@ -93,6 +96,8 @@ def patch(
             report says so.
         select: ``"all"``, globs over ``path`` or ``path:task``, or a function of a site.
         verify: run each candidate at each distinct site against the original and an oracle before it is put in.
+        lowering: how compiled graphs hold a candidate: ``inline``, traced into them; ``opaque``, one operator that
+            compilers do not look into; ``auto``, inline where Dynamo can trace it.
 
     Raises:
         CandidateError: a candidate cannot be loaded, built, bound or called as its task says.
@@ -121,7 +126,9 @@ def patch(
         raise PatchError(f"on_miss: 'raise' or 'report', not {on_miss!r}.")
     if any(t.is_meta for t in model.parameters()):
         raise PatchError(f"{type(model).__name__} has parameters without values (meta device): load it, or plan() it.")
-    return _prepare(model, candidates, mode=mode, on_miss=on_miss, select=select, verify=verify, dry_run=False)
+    return _prepare(
+        model, candidates, mode=mode, on_miss=on_miss, select=select, verify=verify, lowering=lowering, dry_run=False
+    )
 
 
 def plan(model: nn.Module, candidates: Any = "shipped", *, mode: Mode = "inference", select: Select = "all") -> Report:
@@ -129,17 +136,34 @@ def plan(model: nn.Module, candidates: Any = "shipped", *, mode: Mode = "inferen
 
     Works on a model without values (meta device) too. Candidates are not run, so a wrong one still shows as applied.
     """
-    return _prepare(model, candidates, mode=mode, on_miss="report", select=select, verify=False, dry_run=True).report
+    return _prepare(
+        model, candidates, mode=mode, on_miss="report", select=select, verify=False, lowering="auto", dry_run=True
+    ).report
 
 
 def _prepare(
-    model: nn.Module, candidates: Any, *, mode: Mode, on_miss: OnMiss, select: Select, verify: bool, dry_run: bool
+    model: nn.Module,
+    candidates: Any,
+    *,
+    mode: Mode,
+    on_miss: OnMiss,
+    select: Select,
+    verify: bool,
+    lowering: Lowering,
+    dry_run: bool,
 ) -> Patch:
     started = time.perf_counter()
     chosen = load_candidates(candidates)
     recognition = recognise(model, adapters_for(model), tasks=tasks_wanted(chosen))
     decisions = decide_sites(recognition, chosen, select)
-    installer = Installer(candidates=chosen, mode=mode, verify=verify, dry_run=dry_run, shared=shared_globals(model))
+    installer = Installer(
+        candidates=chosen,
+        mode=mode,
+        verify=verify,
+        dry_run=dry_run,
+        lowering=lowering,
+        shared=shared_globals(model),
+    )
     try:
         put_in(decisions, installer, on_miss=on_miss)
         result = Patch(
@@ -211,6 +235,9 @@ def _site_report(decision: Decision, patch: Patch) -> SiteReport:
         outer = outer.inside
     counts = patch._installer.counts
     applied = decision.state == "applied" and outer.site.path in counts.outermost
+    standing = counts.outermost.get(site.path) or counts.beneath.get(site.path)
+    lowered = dict(standing.binding.lowered) if standing is not None and decision.state == "applied" else {}
+    whole = lowered.pop("", None)
     in_effect = applied or site.path in counts.beneath  # shadowed, but for the calls that the outer one leaves alone
     return SiteReport(
         path=site.path,
@@ -223,6 +250,9 @@ def _site_report(decision: Decision, patch: Patch) -> SiteReport:
         inside=outer.site.path if outer is not decision else None,
         evidence=site.proposal.evidence,
         probe=site.error,
+        lowering=whole.kind if whole is not None else None,
+        lowering_reason=whole.reason if whole is not None else "",
+        lowering_inside={path: f"{part.kind}: {part.reason}" for path, part in lowered.items()},
         calls=counts.calls(site) if in_effect else 0,
         bypassed=counts.bypassed(site) if in_effect else {},
     )

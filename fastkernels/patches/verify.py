@@ -71,6 +71,25 @@ def verify(
     ).replace("torch.", "")
 
 
+def first_call(
+    module: nn.Module, proposal: Proposal, implementation: Forward, *, dtype: torch.dtype, device: torch.device
+) -> tuple[Any, ...] | None:
+    """Arguments of the first call that the proposal's scenarios make of the interface; None where they make none."""
+    calls: list[tuple[Any, ...]] = []
+
+    def recorded(*call: Any) -> Any:
+        calls.append(tuple(a.detach().clone() if isinstance(a, torch.Tensor) else a for a in call))
+        return implementation(*call)
+
+    with quiet(module):
+        for scenario in proposal.scenarios(Draws(seed=11, device=device, dtype=dtype, site_dtype=dtype)):
+            with contextlib.suppress(ProbeRefusal):
+                scenario(proposal.as_forward(recorded))
+            if calls:
+                return calls[0]
+    return None
+
+
 def _compile_ahead(scenarios: Iterator[Scenario], candidate: Forward) -> None:
     """Starts the compilation of every kernel that the scenarios meet, to go on while the oracle and original run."""
     with compiling_ahead():

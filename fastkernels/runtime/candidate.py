@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,8 @@ from fastkernels.errors import CandidateError
 from fastkernels.tasks import Task, get_task
 
 Module = TypeVar("Module", bound=type[nn.Module])
+# How a candidate enters a compiled graph: traced into it, as one operator, or whichever works.
+Lowering = Literal["inline", "opaque", "auto"]
 DECLARATION = "__fastkernels__"
 
 
@@ -60,13 +62,15 @@ def _name(dtype: torch.dtype) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A task's implementation: ``cls`` to build, where it came from, and what it supports."""
+    """A task's implementation: ``cls`` to build, where it came from, what it supports, and how it is lowered, where
+    its author has declared that."""
 
     task: Task
     cls: type[nn.Module]
     origin: str
     digest: str
     supports: Supports = Supports()
+    lowering: Lowering | None = None
 
     @property
     def label(self) -> str:
@@ -82,8 +86,12 @@ def candidate(
     capability: tuple[int, int] | None = None,
     facts: Callable[[Mapping[str, Any]], str | None] | None = None,
     training: bool = False,
+    lowering: Lowering | None = None,
 ) -> Callable[[Module], Module]:
     """Marks a class as a candidate of ``task``; the other arguments are those of ``Supports``.
+
+    ``lowering`` spares ``patch(lowering="auto")`` the trial: ``inline`` if compilers can trace the candidate,
+    ``opaque`` if they cannot or should not.
 
     >>> from fastkernels.tasks.L1.silu import SiLU
     >>> @candidate("silu", devices=("cpu",))
@@ -95,7 +103,7 @@ def candidate(
     supports = Supports(devices=devices, dtypes=dtypes, capability=capability, facts=facts, training=training)
 
     def mark(cls: Module) -> Module:
-        setattr(cls, DECLARATION, (task, supports))
+        setattr(cls, DECLARATION, (task, supports, lowering))
         return cls
 
     return mark
@@ -110,7 +118,7 @@ def as_candidate(cls: type, *, task: Task | None = None, origin: str | None = No
     where = origin or f"{cls.__module__}.{cls.__qualname__}"
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise CandidateError(f"{where}: a candidate is an nn.Module class, this is {cls!r}.")
-    named, supports = cls.__dict__.get(DECLARATION, (None, Supports()))
+    named, supports, lowering = cls.__dict__.get(DECLARATION, (None, Supports(), None))
     if task is None:
         if named is None:
             raise CandidateError(f"{where}: which task? Mark the class with @fastkernels.candidate(TASK).")
@@ -118,7 +126,7 @@ def as_candidate(cls: type, *, task: Task | None = None, origin: str | None = No
     elif named is not None and named != task.name:
         raise CandidateError(f"{where}: marked as a candidate of {named}, given for {task.name}.")
     check_signature(cls, task, where)
-    return Candidate(task=task, cls=cls, origin=where, digest=digest_of(cls), supports=supports)
+    return Candidate(task=task, cls=cls, origin=where, digest=digest_of(cls), supports=supports, lowering=lowering)
 
 
 def check_signature(cls: type[nn.Module], task: Task, where: str) -> None:

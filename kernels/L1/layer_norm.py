@@ -22,7 +22,7 @@ if importlib.util.find_spec("triton") is not None:
     import triton.language as tl
 
     @triton.jit(do_not_specialize=["rows", "inner", "outer_stride", "inner_stride"])
-    def _kernel(
+    def _layer_norm_kernel(
         x,
         weight,
         bias,
@@ -53,7 +53,7 @@ if importlib.util.find_spec("triton") is not None:
             normed = normed + tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
         tl.store(out + row * WIDTH + column, normed.to(out.dtype.element_ty), mask=mask)
 
-    _launch_kernel = Launcher(_kernel)
+    _launch_kernel = Launcher(_layer_norm_kernel)
 else:
     _launch_kernel = None
 
@@ -103,7 +103,7 @@ def _launch(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | N
     return out
 
 
-@candidate("layer_norm")
+@candidate("layer_norm", lowering="inline")
 class LayerNorm(layer_norm.LayerNorm):
     """Runs torch's own on CPU, wherever gradients are asked for, and for what the kernel does not take."""
 

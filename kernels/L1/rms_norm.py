@@ -27,7 +27,7 @@ if importlib.util.find_spec("triton") is not None:
     import triton.language as tl
 
     @triton.jit(do_not_specialize=["rows", "inner", "outer_stride", "inner_stride"])
-    def _kernel(
+    def _rms_norm_kernel(
         x,
         residual,
         weight,
@@ -66,7 +66,7 @@ if importlib.util.find_spec("triton") is not None:
             normed = normed * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
         tl.store(out + flat, normed.to(out.dtype.element_ty), mask=mask)
 
-    _launch_kernel = Launcher(_kernel)
+    _launch_kernel = Launcher(_rms_norm_kernel)
 else:
     _launch_kernel = None
 
@@ -122,7 +122,7 @@ def _launch(
     return out, total
 
 
-@candidate("rms_norm")
+@candidate("rms_norm", lowering="inline")
 class RMSNorm(rms_norm.RMSNorm):
     """Runs the reference wherever gradients are asked for, and for what the kernel does not take (float64, say)."""
 

@@ -56,7 +56,7 @@ if importlib.util.find_spec("triton") is not None:
             tl.store(out + head * HEAD + rest, tl.load(x + head * head_stride + rest, mask=mask), mask=mask)
 
     @triton.jit(do_not_specialize=["length"])
-    def _kernel(
+    def _rotary_emb_kernel(
         query,
         key,
         query_out,
@@ -123,7 +123,7 @@ if importlib.util.find_spec("triton") is not None:
                 NEOX,
             )
 
-    _launch_kernel = Launcher(_kernel)
+    _launch_kernel = Launcher(_rotary_emb_kernel)
 else:
     _launch_kernel = None
 
@@ -201,7 +201,7 @@ def _launch(
     return query_out, key_out
 
 
-@candidate("rotary_emb")
+@candidate("rotary_emb", lowering="inline")
 class RotaryEmbedding(rotary_emb.RotaryEmbedding):
     """Runs the reference wherever gradients are asked for, and in float64."""
 

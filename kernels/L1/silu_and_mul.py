@@ -21,7 +21,7 @@ if importlib.util.find_spec("triton") is not None:
     import triton.language as tl
 
     @triton.jit
-    def _kernel(x, out, STRIDE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    def _silu_and_mul_kernel(x, out, STRIDE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
         blocks: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
         row = (tl.program_id(0) // blocks).to(tl.int64)
         column = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
@@ -32,12 +32,12 @@ if importlib.util.find_spec("triton") is not None:
         active = (wide / (1.0 + tl.exp(-wide))).to(gate.dtype).to(tl.float32)
         tl.store(out + row * WIDTH + column, (active * up.to(tl.float32)).to(gate.dtype), mask=mask)
 
-    _launch_kernel = Launcher(_kernel)
+    _launch_kernel = Launcher(_silu_and_mul_kernel)
 else:
     _launch_kernel = None
 
 
-@candidate("silu_and_mul")
+@candidate("silu_and_mul", lowering="inline")
 class SiluAndMul(silu_and_mul.SiluAndMul):
     """Runs the reference wherever gradients are asked for, and in float64."""
 

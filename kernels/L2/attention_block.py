@@ -241,7 +241,7 @@ def _ours(part: nn.Module | None) -> bool:
     return part is None or type(part) in INTERFACES or getattr(type(part), "absorbable", False)
 
 
-@candidate("attention_block")
+@candidate("attention_block", lowering="inline")
 class LlamaAttention(attention_block.LlamaAttention):
     """Inner parts that another candidate has replaced are called; attention beyond plain softmax is the part's."""
 

@@ -8,7 +8,7 @@ from fastkernels.runtime.candidate import candidate
 from fastkernels.tasks.L2 import fused_add_rms_norm
 
 
-@candidate("fused_add_rms_norm")
+@candidate("fused_add_rms_norm", lowering="inline")
 class FusedAddRMSNorm(fused_add_rms_norm.FusedAddRMSNorm):
     """Holds the ``rms_norm`` interface; a candidate of that task takes its place wherever one is in force."""
 

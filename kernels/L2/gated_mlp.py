@@ -69,7 +69,7 @@ else:
     _launch_swiglu = None
 
 
-@candidate("gated_mlp")
+@candidate("gated_mlp", lowering="inline")
 class LlamaMLP(gated_mlp.LlamaMLP):
     """Gate and up are one storage, so this reads the input once; the activation is the part in force."""
 

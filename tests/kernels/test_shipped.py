@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from fastkernels.runtime.candidate import as_candidate
+from fastkernels.runtime.load import load_candidates
+from fastkernels.runtime.trace import untraceable
 from fastkernels.tasks import Case, Task, get_task
 from fastkernels.tasks.accuracy import measure
 from tests.kernels.shipped import FOLDER, errors_on, shipped, small_cases
@@ -26,6 +28,19 @@ TWO_ROUNDINGS = 2**-6 if INTERPRETED else 2**-7  # of bfloat16; the interpreter 
 def test_is_in_its_accuracy_class(task: Task, case: Case, dtype: torch.dtype) -> None:
     candidate, baseline = errors_on(task, case, dtype, "cpu", wide=torch.float64)
     assert task.accuracy.accepts(candidate, baseline, dtype), (candidate, task.accuracy.limit(baseline, dtype))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter cannot run inside a trace")
+@pytest.mark.parametrize("name", list(shipped()))
+def test_what_is_declared_inline_is_traced_in_one_graph(name: str) -> None:
+    task = get_task(name)
+    candidate = load_candidates("shipped").by_task[name]
+    assert candidate.lowering == "inline"
+    case = next(c for c in task.cases() if not c.production)
+    module = task.build(case, implementation=candidate.cls)
+    example = case.draw(torch.Generator().manual_seed(1), torch.device("cpu"), torch.float32)
+    assert untraceable(module.forward, example, implementation=module) is None
+    torch._dynamo.reset()
 
 
 def test_each_file_holds_one_candidate_of_its_stem() -> None:

@@ -58,7 +58,8 @@ class Attention(Interface):
         plain = self.logits_soft_cap is None and self.sinks is None
         length, total = query.shape[2], key.shape[2]
         window = self.sliding_window if self.sliding_window is not None and self.sliding_window < total else None
-        is_causal = plain and mask is None and self.causal and window is None and 1 < length == total
+        # bool(): with symbolic sizes the comparison is one to be decided here, by a guard.
+        is_causal = bool(plain and mask is None and self.causal and window is None and 1 < length == total)
         if not is_causal:
             mask = self._mask(query, total, window, mask)
         grouped = self.num_heads != self.num_kv_heads

@@ -1,0 +1,119 @@
+"""How a candidate enters the compile stack: traced into the graph (inline), or as one operator in it (opaque).
+
+Only what is compiled changes: an eager call runs the candidate's own code either way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import nn
+
+from fastkernels.errors import LoweringError
+from fastkernels.runtime.candidate import Lowering
+from fastkernels.runtime.opaque import Opaque, make_opaque
+from fastkernels.runtime.schema import signature_of
+from fastkernels.tasks import Task
+
+Forward = Callable[..., Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lowered:
+    """What stands for an implementation in a compiled graph, and why; ``op`` is to be closed when it goes.
+
+    ``original``, with no ``forward``: neither way can be taken, so a graph holds what the model had before.
+    ``composed``: in place of a method of the candidate's own stand its forward, lowered so, and an add.
+    """
+
+    forward: Forward | None
+    kind: Literal["inline", "opaque", "original"]
+    reason: str
+    op: Opaque | None = None
+    composed: bool = False
+    absent: tuple[int, ...] = ()  # arguments that an operator cannot take: calls that give one are not for ``forward``
+
+    def close(self) -> None:
+        """Unregisters the operator, if there is one and nobody else uses it."""
+        if self.op is not None:
+            self.op.close()
+
+
+def lower(
+    implementation: nn.Module,
+    *,
+    task: Task,
+    facts: Mapping[str, Any],
+    digest: str,
+    reference: nn.Module,
+    lowering: Lowering,
+    example: tuple[Any, ...] | None,
+    method: str = "forward",
+    like: Lowered | None = None,
+) -> Lowered:
+    """Decides how ``implementation`` is compiled: as asked, or for ``auto`` inline where Dynamo can trace it.
+
+    Args:
+        example: arguments of one call; without them nothing can be tried, and ``auto`` is opaque.
+        like: the outcome for an equal implementation, to be taken over without trying again.
+        others: as for ``make_opaque``.
+
+    Raises:
+        LoweringError: ``inline`` for a candidate that cannot be traced; ``opaque`` for a call with a callable.
+        CandidateError: the operator does not do what its schema and its fake say.
+    """
+    if lowering not in ("inline", "opaque", "auto"):
+        raise LoweringError(f"lowering: 'inline', 'opaque' or 'auto', not {lowering!r}.")
+    from fastkernels.runtime.trace import untraceable  # imports Dynamo, which takes a second
+
+    label = f"{type(implementation).__module__}.{type(implementation).__qualname__}"
+    forward = getattr(implementation, method)
+    reason = "asked for"
+    if like is not None:
+        if like.op is None:
+            return replace(like, forward=forward if like.kind == "inline" else None)
+        reason, example = like.reason, None
+    elif lowering != "opaque":
+        if example is not None:
+            untraced = untraceable(forward, example, implementation=implementation)
+            if untraced is None:
+                return Lowered(forward=forward, kind="inline", reason="Dynamo traces it in one graph")
+            if lowering == "inline":
+                raise LoweringError(
+                    f"{label}: candidate for {task.name} cannot be traced into a graph: {untraced}. "
+                    "Use lowering='auto' or 'opaque'."
+                )
+            reason = untraced
+        elif lowering == "inline":
+            return Lowered(forward=forward, kind="inline", reason="asked for, not tried: no example of a call")
+        else:
+            reason = "no example of a call to trace"
+    _refuse_callables(task, method, example, label, reason)
+    op = make_opaque(
+        implementation,
+        task=task,
+        facts=facts,
+        digest=digest,
+        reference=reference,
+        method=method,
+        example=example,
+        like=None if like is None else like.op,
+    )
+    if example is not None:
+        try:
+            op.check(*example)
+        except BaseException:
+            op.close()
+            raise
+    absent = tuple(i for i, a in enumerate(signature_of(task, method).arguments) if a.type is None)
+    return Lowered(forward=op.forward, kind="opaque", reason=reason, op=op, absent=absent)
+
+
+def _refuse_callables(task: Task, method: str, example: tuple[Any, ...] | None, label: str, reason: str) -> None:
+    for argument, value in zip(signature_of(task, method).arguments, example or (), strict=False):
+        if argument.type is None and value is not None:
+            raise LoweringError(
+                f"{label}: argument {argument.name} of task {task.name} is a callable, which no operator can take, and "
+                f"inline will not do ({reason}). Lower the parts of this candidate instead (lower_parts)."
+            )

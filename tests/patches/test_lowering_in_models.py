@@ -1,0 +1,141 @@
+"""Candidates that no compiler can trace, in a live model: one graph, the same logits, and the report says how."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import DynamicCache
+
+import fastkernels
+from fastkernels.errors import LoweringError
+from fastkernels.tasks.L1.rms_norm import RMSNorm
+from fastkernels.tasks.L1.silu_and_mul import SiluAndMul
+from fastkernels.tasks.L2.attention_block import LlamaAttention
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    yield
+    torch._dynamo.reset()
+
+
+class PrintingNorm(RMSNorm):
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> Any:
+        print("norm")  # noqa: T201 # what keeps it from being traced
+        return super().forward(x, residual)
+
+
+class PlainNorm(RMSNorm):
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> Any:
+        return super().forward(x, residual)
+
+
+class LookingGate(SiluAndMul):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if x.abs().max().item() < 1e9 else x
+
+
+def operators(model: nn.Module, sizes: tuple[int, ...], backend: str = "aot_eager") -> list[str]:
+    """Compiles ``model`` whole, compares its logits with eager's, and returns our operators in the last graph."""
+    from torch._dynamo.backends.registry import lookup_backend
+
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keeping(graph: torch.fx.GraphModule, inputs: list) -> Any:
+        graphs.append(graph)
+        return lookup_backend(backend)(graph, inputs)
+
+    compiled = torch.compile(model, fullgraph=True, backend=keeping)
+    with torch.no_grad():
+        for batch in sizes:
+            ids = torch.randint(101, (batch, 12), generator=torch.Generator().manual_seed(batch))
+            want = model(ids, use_cache=False).logits
+            torch.testing.assert_close(compiled(ids, use_cache=False).logits, want, rtol=1e-4, atol=1e-4)
+    assert len(graphs) <= 2
+    return [str(n.target) for n in graphs[-1].graph.nodes if "fastkernels" in str(n.target)]
+
+
+def test_auto_lowers_each_candidate_as_it_must_be_and_reports_it(llama: nn.Module) -> None:
+    with fastkernels.patch(llama, {"rms_norm": PrintingNorm, "silu_and_mul": LookingGate}) as p:
+        sites = {s.path: s for s in p.report.sites if s.state == "applied"}
+        norm, mlp = sites["model.norm"], sites["model.layers.0.mlp"]
+        assert norm.lowering == "opaque"
+        assert "print" in norm.lowering_reason
+        assert "test_lowering_in_models.py" in norm.lowering_reason
+        assert mlp.lowering == "inline"
+        assert mlp.lowering_inside["act_fn"].startswith("opaque: ")
+        ours = operators(llama, (2, 5, 3, 9))
+        assert sum("rms_norm" in op for op in ours) == 5
+        assert sum("silu_and_mul" in op for op in ours) == 2
+    assert not [name for name in dir(torch.ops.fastkernels) if name.startswith(("rms_norm", "silu_and_mul"))]
+
+
+def test_opaque_and_inline_are_taken_at_their_word(llama: nn.Module) -> None:
+    with fastkernels.patch(llama, {"rms_norm": PlainNorm}, lowering="opaque") as p:
+        assert {s.lowering for s in p.report.applied} == {"opaque"}
+        assert len(operators(llama, (2, 5))) == 5
+    with fastkernels.patch(llama, {"rms_norm": PlainNorm}) as p:
+        assert {s.lowering for s in p.report.applied} == {"inline"}
+        assert not operators(llama, (2, 5))
+    with (
+        pytest.raises(LoweringError, match=r"PrintingNorm.*cannot be traced.*lowering='auto'"),
+        fastkernels.patch(llama, {"rms_norm": PrintingNorm}, lowering="inline"),
+    ):
+        pass
+    assert not any("forward" in m.__dict__ for m in llama.modules())
+
+
+def test_weights_changed_after_compiling_reach_the_operators(llama: nn.Module) -> None:
+    with fastkernels.patch(llama, {"rms_norm": PrintingNorm}), torch.no_grad():
+        ids = torch.arange(12)[None]
+        compiled = torch.compile(llama, fullgraph=True, backend="aot_eager")
+        before = compiled(ids, use_cache=False).logits
+        llama.model.norm.weight.mul_(2)
+        torch.testing.assert_close(compiled(ids, use_cache=False).logits, 2 * before)
+
+
+def test_inductor_compiles_a_model_of_operators(llama: nn.Module) -> None:
+    with fastkernels.patch(llama, {"rms_norm": PrintingNorm, "silu_and_mul": LookingGate}):
+        assert len(operators(llama, (2, 5), "inductor")) == 7
+
+
+def test_a_copy_of_a_patched_model_has_operators_over_its_own_weights(llama: nn.Module) -> None:
+
+    with fastkernels.patch(llama, {"rms_norm": PrintingNorm}):
+        twin = copy.deepcopy(llama)
+        with torch.no_grad():
+            twin.model.norm.weight.mul_(3)
+            ids = torch.arange(12)[None]
+            want = twin(ids, use_cache=False).logits
+            got = torch.compile(twin, fullgraph=True, backend="aot_eager")(ids, use_cache=False).logits
+        torch.testing.assert_close(got, want)
+
+
+def test_a_model_moved_to_another_dtype_while_patched_still_compiles_whole(llama: nn.Module) -> None:
+    with fastkernels.patch(llama, {"rms_norm": PrintingNorm}), torch.no_grad():
+        llama.to(torch.bfloat16)
+        ids = torch.arange(12)[None]
+        got = torch.compile(llama, fullgraph=True, backend="aot_eager")(ids, use_cache=False).logits
+        torch.testing.assert_close(got, llama(ids, use_cache=False).logits, rtol=2e-2, atol=2e-2)
+
+
+class PrintingAttention(LlamaAttention):
+    def forward(self, *call: Any) -> torch.Tensor:
+        print("attend")  # noqa: T201 # what keeps it from being traced
+        return super().forward(*call)
+
+
+def test_calls_that_an_operator_cannot_take_are_the_originals_in_a_graph(llama: nn.Module) -> None:
+    with fastkernels.patch(llama, {"attention_block": PrintingAttention}) as p, torch.no_grad():
+        assert {s.lowering for s in p.report.applied} == {"opaque"}
+        assert len(operators(llama, (2, 5))) == 2
+        torch._dynamo.reset()
+        ids = torch.arange(12)[None]
+        compiled = torch.compile(llama, fullgraph=True, backend="aot_eager")
+        with_cache = compiled(ids, past_key_values=DynamicCache(config=llama.config), use_cache=True).logits
+        torch.testing.assert_close(with_cache, llama(ids).logits, rtol=1e-4, atol=1e-4)
