@@ -3,6 +3,7 @@
 The public verbs; everything else is found in the package that it belongs to."""
 
 from fastkernels.errors import CandidateError, FastkernelsError, PatchError
+from fastkernels.evaluation.conflicts.run import conflicts
 from fastkernels.patches.patch import Patch, patch, plan
 from fastkernels.patches.report import Report
 from fastkernels.runtime.candidate import Candidate, Supports, candidate
@@ -18,6 +19,7 @@ __all__ = [
     "Report",
     "Supports",
     "candidate",
+    "conflicts",
     "patch",
     "plan",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from fastkernels.cli.conflicts import conflicts
 from fastkernels.cli.list import list_tasks
 from fastkernels.cli.plan import plan
 
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 app.command("plan")(plan)
 app.command("list")(list_tasks)
+app.command("conflicts")(conflicts)
 
 if __name__ == "__main__":
     app()

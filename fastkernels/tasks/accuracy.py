@@ -60,8 +60,11 @@ EXACT = Accuracy(name="exact", factor=1.0, floor=MappingProxyType(dict.fromkeys(
 def measure(output: torch.Tensor, oracle: torch.Tensor) -> Error:
     """Error of ``output`` against ``oracle`` (same shape, any float or integer dtype).
 
-    Values that are not finite must be equal on both sides, else the error is infinite.
+    Values that are not finite must be equal on both sides, else the error is infinite. Of integers (indices, masks) no
+    one is near another: ``l2`` is the share of those that differ, ``peak`` 1 where any does.
 
+    >>> measure(torch.tensor([7, 1001]), torch.tensor([7, 1000]))
+    Error(l2=0.5, peak=1.0)
     >>> measure(torch.tensor([1.0, 2.2]), torch.tensor([1.0, 2.0])).l2 > 0.05
     True
     """
@@ -69,6 +72,9 @@ def measure(output: torch.Tensor, oracle: torch.Tensor) -> Error:
         return Error(l2=float("inf"), peak=float("inf"))
     if output.numel() == 0:
         return Error(l2=0.0, peak=0.0)
+    if not output.is_floating_point() and not output.is_complex():
+        unequal = float((output != oracle).double().mean())
+        return Error(l2=unequal, peak=float(unequal > 0))
     got, want = output.detach().to(torch.float64), oracle.detach().to(torch.float64)
     finite = torch.isfinite(want)
     same_outside = torch.equal(torch.nan_to_num(got[~finite]), torch.nan_to_num(want[~finite]))

@@ -1,0 +1,77 @@
+"""host_sync: does the host wait for the device, or copy from pageable memory, once warm?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from fastkernels.evaluation.conflicts.compare import warm
+from fastkernels.evaluation.conflicts.fake_cuda import device_moves
+from fastkernels.evaluation.conflicts.observe import Watch, frame_of, host_reads
+from fastkernels.evaluation.conflicts.report import Finding
+from fastkernels.evaluation.conflicts.skip import need_cuda
+from fastkernels.evaluation.conflicts.subject import Call, Subject
+
+# Operators whose result's shape or value only the device knows, so that the host has to wait.
+WAITING = frozenset(
+    {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::_unique2"}
+    | {"aten::unique_dim", "aten::bincount", "aten::is_nonzero", "aten::repeat_interleave"}
+)
+
+
+def check_host_sync(subject: Subject) -> Iterator[Finding]:
+    """With torch's synchronisation debug mode on a device; from the trace of a warm call without one."""
+    found = False
+    for call in subject.calls(rows=[8]):
+        findings = _observed(subject, call) if subject.device.type == "cuda" else _predicted(subject, call)
+        for finding in findings:
+            found = True
+            yield finding
+    if not found:
+        need_cuda(subject, predicted="host read")
+
+
+def _observed(subject: Subject, call: Call) -> Iterator[Finding]:
+    module, arguments = subject.build(call), subject.draw(call)
+    for _ in range(2):
+        warm(module, arguments)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.no_grad():
+            module(*arguments)
+    except RuntimeError as error:
+        torch.cuda.set_sync_debug_mode("default")
+        pageable = _copies_up(subject, call)
+        yield Finding(code="CG_H2D_PAGEABLE" if pageable else "CG_SYNC", bucket=str(call), evidence=frame_of(error))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def _copies_up(subject: Subject, call: Call) -> bool:
+    """Whether the only device traffic that waits goes up: no value is read."""
+    module = subject.build(call)
+    warm(module, subject.draw(call))
+    with host_reads() as reads, torch.no_grad(), Watch(writes=False) as watch:
+        module(*subject.draw(call))
+    return not reads and not any(s.name in WAITING for s in watch.seen)
+
+
+def _predicted(subject: Subject, call: Call) -> Iterator[Finding]:
+    module = subject.build(call)
+    warm(module, subject.draw(call))
+    arguments = subject.draw(call)
+    with host_reads() as reads, torch.no_grad(), Watch() as watch:
+        module(*arguments)
+    for seen in watch.seen:
+        if seen.name in WAITING:
+            where = seen.where.model_copy(update={"text": f"predicted: {seen.name} waits for the device"})
+            yield Finding(code="CG_SYNC", bucket=str(call), evidence=where, predicted=True)
+    for read in reads:
+        where = read.where.model_copy(update={"text": f"predicted: Tensor.{read.how} brings a value to the host"})
+        yield Finding(code="CG_SYNC", bucket=str(call), evidence=where, predicted=True)
+    for move in device_moves(subject, call):
+        if move.kind != "mixed":
+            code = "CG_H2D_PAGEABLE" if move.kind == "up" else "CG_SYNC"
+            yield Finding(code=code, bucket=str(call), evidence=move.where, predicted=True)

@@ -1,0 +1,76 @@
+"""workspace: scratch memory that a larger call replaces leaves graphs with the old address."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import torch
+
+from fastkernels.evaluation.conflicts.compare import Judge, warm
+from fastkernels.evaluation.conflicts.graphed import Graphed
+from fastkernels.evaluation.conflicts.observe import Watch
+from fastkernels.evaluation.conflicts.report import Evidence, Finding
+from fastkernels.evaluation.conflicts.skip import Skip, need_cuda
+from fastkernels.evaluation.conflicts.subject import Call, Subject
+
+# Tensors of NaN, to lie where freed scratch lay: of every size class of the allocator, many of each.
+CANARY_BYTES = tuple(512 << i for i in range(12))
+CANARIES = 64
+
+
+def check_workspace(subject: Subject) -> Iterator[Finding]:
+    """Small, then large, then small again; without a device, whether state of the small call dies in the large one."""
+    found = False
+    pairs = [list(subject.calls(rows=[8, 64], cases=1))[i : i + 2] for i in (0, 2)]
+    for pair in pairs:
+        if len(pair) < 2 or pair[0].rows is None:
+            continue
+        check = _replayed if subject.device.type == "cuda" else _traced
+        for finding in check(subject, *pair):
+            found = True
+            yield finding
+    if not found:
+        need_cuda(subject, predicted="state that a larger batch replaces")
+
+
+def _traced(subject: Subject, small: Call, large: Call) -> Iterator[Finding]:
+    module = subject.build(small)
+    with torch.no_grad(), Watch() as watch:
+        module(*subject.draw(small))
+    watch.seen.clear()
+    gc.collect()
+    state = [s for s in watch.born if not s.expired()]  # allocated by the call and kept after it
+    with torch.no_grad():
+        module(*subject.draw(large))
+    gc.collect()
+    lost = [s for s in state if s.expired()]
+    if lost:
+        kept = f"{len(lost)} of {len(state)} tensors kept from a call of {small.rows} rows"
+        text = f"predicted: {kept} died in one of {large.rows}"
+        yield Finding(code="CG_STALE_PTR", bucket=str(large), evidence=Evidence(text=text), predicted=True)
+
+
+def _replayed(subject: Subject, small: Call, large: Call) -> Iterator[Finding]:
+    module = subject.build(small)
+    warm(module, subject.draw(small))  # on the caller's stream: what this keeps is freed for the caller's stream
+    try:
+        graphed = Graphed(module, subject.draw(small))
+    except RuntimeError as error:
+        raise Skip(f"not captured: {error}") from error
+    judge = Judge(subject, small)
+    warm(module, subject.draw(large))
+    gc.collect()
+    canaries = [
+        torch.full((size // 4,), float("nan"), device=subject.device) for size in CANARY_BYTES for _ in range(CANARIES)
+    ]
+    try:
+        wrong = judge.wrong(graphed.replay(subject.draw(small, seed=4)), seed=4)
+    except RuntimeError as error:
+        wrong = str(error)
+    else:
+        written = sum(not bool(c.isnan().all()) for c in canaries)
+        wrong = wrong or (f"{written} tensors of others were written" if written else None)
+    if wrong is not None:
+        text = f"after a call of {large.rows} rows a replay of {small.rows} rows: {wrong}"
+        yield Finding(code="CG_STALE_PTR", bucket=str(small), evidence=Evidence(text=text))

@@ -1,0 +1,23 @@
+"""Says that it trains; its operator has no autograd formula."""
+
+import torch
+from torch.library import custom_op
+
+import fastkernels
+from fastkernels.tasks.L1.silu import SiLU
+
+
+@custom_op("bad_ag_no_backward::silu", mutates_args=())
+def silu(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.silu(x)
+
+
+@silu.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+@fastkernels.candidate("silu", training=True)
+class OpSiLU(SiLU):
+    def forward(self, x):
+        return silu(x)
