@@ -40,7 +40,13 @@ TYPES = {
 }
 
 
-def build(name: str, attention: str = "sdpa") -> transformers.PreTrainedModel:
+# Eager attention as well where masks are more than causal; Gemma 2 has no other in some versions of the host.
+READINGS = [(name, "sdpa") for name in TYPES if name != "gemma2"]
+READINGS += [(name, "eager") for name in ("llama", "mistral", "gemma2", "gemma3_text")]
+
+
+def build(name: str, attention: str | None = None) -> transformers.PreTrainedModel:
+    attention = attention or ("eager" if name == "gemma2" else "sdpa")
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(name, **SHAPE, **TYPES[name])
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
@@ -55,8 +61,7 @@ def ids() -> torch.Tensor:
     return torch.randint(3, 120, (2, 13), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize(("name", "attention"), READINGS)
 @torch.no_grad()
 def test_logits_and_generated_tokens_are_the_models_own(name, attention, ids):
     model = build(name, attention)
