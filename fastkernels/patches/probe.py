@@ -166,7 +166,7 @@ def quiet(module: nn.Module) -> Iterator[None]:
     cudnn_attention = torch.backends.cuda.cudnn_sdp_enabled()
     threads = torch.get_num_threads()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices), torch.no_grad(), torch.autocast("cpu", enabled=False):
+    with torch.random.fork_rng(devices), torch.no_grad(), torch.autocast("cpu", enabled=False), full_float32():
         try:
             torch.backends.cuda.enable_cudnn_sdp(False)
             if device_of(module).type == "cuda":
@@ -181,3 +181,23 @@ def quiet(module: nn.Module) -> Iterator[None]:
                 part.training = mode
             for dispatcher, calls, bypassed in counters:
                 dispatcher.calls, dispatcher.bypassed = calls, bypassed
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Products of float32 in float32: with TF32, which a model may have asked for, no reading would be near enough."""
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch's newer setting is in use, and the older one may not be asked
+        matmul = torch.backends.cuda.matmul
+        newer, matmul.fp32_precision = matmul.fp32_precision, "ieee"
+        try:
+            yield
+        finally:
+            matmul.fp32_precision = newer
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
