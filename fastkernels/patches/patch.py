@@ -15,6 +15,7 @@ from fastkernels.patches.blocked import shared_globals
 from fastkernels.patches.compose import Decision, Select, cover, decide_sites, inside, tasks_wanted
 from fastkernels.patches.dispatch import Dispatcher
 from fastkernels.patches.install import Installer
+from fastkernels.patches.interposition import Window
 from fastkernels.patches.recognise import Recognition, adapters_for, recognise
 from fastkernels.patches.report import CandidateReport, Report, SiteReport, UnrecognisedReport
 from fastkernels.runtime.candidate import Lowering
@@ -54,6 +55,14 @@ class Patch:
         Those beneath a whole model, which serve what its own leaves to the original, are counted in the report only.
         """
         return self._installer.counts.outermost
+
+    def observe(self) -> Window:
+        """A profiler window around real calls: eager, compiled, replayed. ``result`` then says which candidates ran.
+
+        Raises:
+            PatchError: another profiler is running.
+        """
+        return Window(self)
 
     def unpatch(self) -> None:
         """Restores every module's former ``__dict__`` entry, last in first out; a second call does nothing.

@@ -21,7 +21,9 @@ if importlib.util.find_spec("triton") is not None:
     import triton.language as tl
 
     @triton.jit
-    def _gelu_and_mul_kernel(x, out, STRIDE: tl.constexpr, TANH: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    def _gelu_and_mul_kernel(
+        x, out, STRIDE: tl.constexpr, TANH: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+    ):
         blocks: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
         row = (tl.program_id(0) // blocks).to(tl.int64)
         column = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
