@@ -4,15 +4,18 @@ The public verbs; everything else is found in the package that it belongs to."""
 
 from fastkernels.errors import CandidateError, FastkernelsError, PatchError
 from fastkernels.evaluation.conflicts.run import conflicts
+from fastkernels.evaluation.explain import explain
 from fastkernels.patches.patch import Patch, patch, plan
 from fastkernels.patches.report import Report
 from fastkernels.runtime.candidate import Candidate, Supports, candidate
+from fastkernels.runtime.compile_report import CompileReport
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Candidate",
     "CandidateError",
+    "CompileReport",
     "FastkernelsError",
     "Patch",
     "PatchError",
@@ -20,6 +23,7 @@ __all__ = [
     "Supports",
     "candidate",
     "conflicts",
+    "explain",
     "patch",
     "plan",
 ]

@@ -17,3 +17,7 @@ class PatchError(FastkernelsError):
 
 class LoweringError(FastkernelsError):
     """A candidate cannot enter the compile stack as asked."""
+
+
+class BackendError(FastkernelsError):
+    """``torch.compile(backend="fastkernels")`` was given something that it does not know."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from fastkernels.cli.conflicts import conflicts
+from fastkernels.cli.explain import explain
 from fastkernels.cli.list import list_tasks
 from fastkernels.cli.plan import plan
 
@@ -18,6 +19,7 @@ app = typer.Typer(
 app.command("plan")(plan)
 app.command("list")(list_tasks)
 app.command("conflicts")(conflicts)
+app.command("explain")(explain)
 
 if __name__ == "__main__":
     app()

@@ -40,9 +40,13 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "AG_NO_BACKWARD": ("AG_",),
         "CG_SYNC": ("CG_",),
         "CG_H2D_PAGEABLE": ("CG_",),
-        "CG_CPU_TENSOR": ("CG_",),
+        "CG_CPU_TENSOR": ("CG_", "GB_", "DS_", "AG_", "IM_"),  # on a device eager itself raises
         "CG_WRONG_STREAM": ("CG_",),
         "CG_STALE_PTR": ("CG_", "IM_"),
+        "CG_UNJOINED_STREAM": ("CG_",),
+        "CG_CAPTURE_ERROR": ("CG_",),
+        "CG_HOST_VALUE_BAKED": ("CG_",),
+        "CG_ALLOC_IN_POOL": ("CG_STALE_PTR",),
         "CG_RNG": ("CG_",),
     }
 )

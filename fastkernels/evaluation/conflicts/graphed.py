@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +11,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from fastkernels.evaluation.conflicts.compare import copied
+from fastkernels.evaluation.conflicts.observe import frame_of
+from fastkernels.evaluation.conflicts.report import Evidence
 from fastkernels.evaluation.conflicts.subject import tensors
 
 WARM_UPS = 3
@@ -17,12 +21,20 @@ WARM_UPS = 3
 class Graphed:
     """Captures ``module(*arguments)`` in the global capture mode; ``replay`` copies new contents in first.
 
+    ``watching`` is entered around the captured call alone.
+
     Raises (on construction):
         RuntimeError: what CUDA said about the capture.
     """
 
     def __init__(
-        self, module: nn.Module, arguments: tuple[Any, ...], *, warm_ups: int = WARM_UPS, pool: Any = None
+        self,
+        module: nn.Module,
+        arguments: tuple[Any, ...],
+        *,
+        warm_ups: int = WARM_UPS,
+        pool: Any = None,
+        watching: contextlib.AbstractContextManager[Any] | None = None,
     ) -> None:
         self.arguments = copied(arguments)
         side = torch.cuda.Stream()
@@ -33,7 +45,7 @@ class Graphed:
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
         self.graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(self.graph, pool=pool):
+        with torch.no_grad(), torch.cuda.graph(self.graph, pool=pool), watching or contextlib.nullcontext():
             self.outputs = module(*self.arguments)
 
     def replay(self, arguments: tuple[Any, ...]) -> Any:
@@ -55,6 +67,7 @@ TEXTS = (
     ("CUDAGenerator", "CG_RNG"),
     ("Offset increment", "CG_RNG"),
     ("cpu device", "CG_CPU_TENSOR"),
+    ("to be on the same device", "CG_CPU_TENSOR"),
     ("operation not permitted when stream is capturing", "CG_SYNC"),
     ("StreamCaptureUnsupported", "CG_SYNC"),
 )
@@ -62,10 +75,17 @@ TEXTS = (
 
 def code_of(error: BaseException) -> str:
     """The code of a failed capture; errors that came before it in the chain are read too."""
-    texts = []
+    whole = " ".join(map(str, _chain(error))).lower()
+    return next((code for words, code in TEXTS if words.lower() in whole), "CG_CAPTURE_ERROR")
+
+
+def where_of(error: BaseException) -> Evidence:
+    """The first error of the chain: after it, the end of the capture raises one of its own, from torch's lines."""
+    return frame_of(list(_chain(error))[-1])
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
     link: BaseException | None = error
     while link is not None:
-        texts.append(str(link))
+        yield link
         link = link.__cause__ or link.__context__
-    whole = " ".join(texts)
-    return next((code for words, code in TEXTS if words.lower() in whole.lower()), "CG_CAPTURE_ERROR")

@@ -46,8 +46,8 @@ class Seen:
 
 @dataclass
 class Watch(TorchDispatchMode):
-    """Records operator calls. Arguments of operators outside aten are cloned first, to see what they write; not with
-    ``writes`` off, which a capture needs."""
+    """Records operator calls, also inside the bodies of operators that are not torch's own. The arguments of these are
+    cloned first, to see what they write; not with ``writes`` off, which a capture needs."""
 
     seen: list[Seen] = field(default_factory=list)
     born: list[StorageWeakRef] = field(default_factory=list)
@@ -61,17 +61,18 @@ class Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        foreign = self.writes and func.namespace not in BUILTIN
+        foreign = func.namespace not in BUILTIN
+        cloned = foreign and self.writes
         given = tensors((args, kwargs))
         known = {t.untyped_storage()._cdata for t in given}
-        before = [t.clone() for t in given] if foreign else []
+        before = [t.clone() for t in given] if cloned else []
         result = self._through(func, args, kwargs) if foreign else func(*args, **kwargs)
         written = tuple(i for i, (b, t) in enumerate(zip(before, given, strict=False)) if not _equal(b, t))
         where = user_frame()
         for t in tensors(result):
             if t.untyped_storage()._cdata not in known:
                 self.born.append(StorageWeakRef(t.untyped_storage()))
-        inputs = _swap(args, kwargs, given, before) if foreign else (args, kwargs)
+        inputs = _swap(args, kwargs, given, before) if cloned else (args, kwargs)
         self.seen.append(
             Seen(
                 op=func,

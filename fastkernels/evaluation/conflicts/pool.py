@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,10 @@ from fastkernels.evaluation.conflicts.job import WORKER, Job, Result
 from fastkernels.evaluation.conflicts.report import Evidence, Finding
 
 SAID_CHARACTERS = 600
+ENVIRONMENT = {
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # to ask whether there is a device must not initialise the driver: it forks
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no compile workers, which a fork would not take along
+}
 
 
 class Worker:
@@ -62,6 +67,7 @@ class Worker:
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", WORKER],
+                env=os.environ | ENVIRONMENT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self.log,

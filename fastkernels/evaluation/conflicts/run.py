@@ -22,7 +22,7 @@ from fastkernels.evaluation.conflicts.stages import STAGES
 from fastkernels.evaluation.conflicts.subject import BUCKETS
 from fastkernels.evaluation.conflicts.target import Target, targets_of
 
-STAGES_AT_A_TIME = 4  # at most; each holds a torch of its own
+STAGES_AT_A_TIME = 8  # at most; on a device each holds a CUDA context of its own
 ENGINES = ("transformers", "vllm", "sglang")
 
 

@@ -1,13 +1,16 @@
 """``python -m fastkernels.evaluation.conflicts.worker``: Jobs on stdin, Results on stdout, one JSON a line.
 
-Torch and its compiler are imported once; each stage then runs in a child of its own (forked where no CUDA runtime is
-installed, started afresh where one is), with its own Inductor cache, its own log and a time limit. What happens in
-one child cannot be seen by another, and its death is a result."""
+Torch and its compiler are imported once, and CUDA is left alone; each stage then runs in a forked child of its own,
+which initialises CUDA for itself, with its own Inductor cache, its own log and a time limit. What happens in one child
+cannot be seen by another, and its death is a result."""
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
+import importlib
+import importlib.util
 import os
 import signal
 import sys
@@ -18,11 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from fastkernels.evaluation.conflicts.driver import driver_initialised
 from fastkernels.evaluation.conflicts.job import WORKER, Job, Result
 from fastkernels.evaluation.conflicts.post_mortem import post_mortem
 
 POLL_SECONDS = 0.02
 GRACE_SECONDS = 2.0  # before the limit the child writes down where it stands
+SLOW = ("inductor", "graph_partition", "aot")  # started first, so that nothing waits for them at the end
 
 
 def main() -> None:
@@ -42,22 +47,31 @@ def main() -> None:
 
 
 def _prepare(job: Job) -> bool:
-    """Imports what the stages need; whether children may be forked (a CUDA runtime does not survive a fork)."""
+    """Imports what the stages need; whether children may be forked: an initialised CUDA driver does not survive it."""
     import torch
 
     torch.set_num_threads(1)
-    if torch.version.cuda is not None or not hasattr(os, "fork"):
+    if not hasattr(os, "fork") or driver_initialised():
         return False
     import torch._dynamo
     import torch._inductor.compile_fx
+    import torch._inductor.cudagraph_trees
+    import torch.export
 
-    from fastkernels.evaluation.conflicts.stages import COMPILES
+    from fastkernels.evaluation.conflicts.stages import COMPILES, STAGES
 
-    if set(job.stages) & set(COMPILES):
+    importlib.import_module("fastkernels.evaluation.conflicts.execute")
+    for module in set(STAGES.values()):
+        importlib.import_module(f"fastkernels.evaluation.conflicts.stages.{module}")
+    if importlib.util.find_spec("triton") is not None:
+        importlib.import_module("triton")
+    if torch.version.cuda is None and set(job.stages) & set(COMPILES):
         from torch._inductor.cpu_vec_isa import pick_vec_isa
 
         pick_vec_isa()  # a probe of the processor by test compilations, the same for all candidates
-    return True
+    gc.collect()
+    gc.freeze()  # the children collect often: not what is imported here
+    return not driver_initialised()
 
 
 @dataclass(kw_only=True)
@@ -71,10 +85,7 @@ class Child:
 
 
 def _served(job: Job, root: Path, *, fork: bool) -> Iterator[Result]:
-    slow = [
-        s for s in job.stages if s in ("inductor", "aot")
-    ]  # started first, so that nothing waits for them at the end
-    waiting, running = [*slow, *(s for s in job.stages if s not in slow)], list[Child]()
+    waiting, running = sorted(job.stages, key=lambda s: s not in SLOW), list[Child]()
     parent = os.getppid()
     try:
         while waiting or running:
@@ -163,7 +174,6 @@ def _stage(folder: Path) -> None:
     crash = (folder / "crash").open("w")
     faulthandler.enable(crash)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     job = Job.model_validate_json((folder / "job.json").read_text())
     faulthandler.dump_traceback_later(max(job.timeout - GRACE_SECONDS, job.timeout / 2), file=crash)
     from fastkernels.evaluation.conflicts.execute import execute

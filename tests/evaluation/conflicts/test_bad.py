@@ -10,7 +10,10 @@ import pytest
 from fastkernels import conflicts
 from fastkernels.evaluation.conflicts import CODES
 
-BAD = sorted((Path(__file__).parent / "candidates" / "bad").glob("*.py"))
+CANDIDATES = Path(__file__).parent / "candidates"
+BAD = sorted((CANDIDATES / "bad").glob("*.py"))
+BAD_CUDA = sorted([*(CANDIDATES / "bad_cuda").glob("*.py"), *(CANDIDATES / "bad").glob("CG_*.py")])
+NOT_MENDED = ("CG_CPU_TENSOR",)  # on a device it raises in eager, behind an operator as well
 TIMEOUTS = {"HANG": 12.0}  # seconds; the others end by themselves
 SAMPLE = (
     "DT_OUTPUT_DTYPE",
@@ -37,6 +40,23 @@ def test_the_named_code_is_the_only_root(file):
     assert (not report.failed) == (CODES[file.stem].severity == "warning")
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("file", BAD_CUDA, ids=lambda f: f"{f.parent.name}-{f.stem}")
+def test_the_named_code_is_the_only_root_on_a_device(file):
+    report = conflicts(file)
+    assert [c.code for c in report.roots] == [file.stem]
+    assert all(c.root_cause or c.caused_by for c in report.failed)
+    root = report.roots[0]
+    assert root.evidence.text and not root.predicted
+    partition = root.mend.automatic == "partition" and file.stem not in NOT_MENDED
+    assert root.after_mend == "pass" if partition else root.after_mend != "pass"
+
+
+@pytest.mark.gpu
+def test_one_candidate_takes_less_than_a_minute_on_a_device():
+    assert conflicts(CANDIDATES / "clean_cuda" / "triton_op_silu.py").seconds < 60
+
+
 def test_the_named_code_is_the_only_root_in_a_sample(tmp_path):
     for code in SAMPLE:
         shutil.copy(next(f for f in BAD if f.stem == code), tmp_path)
@@ -47,4 +67,4 @@ def test_the_named_code_is_the_only_root_in_a_sample(tmp_path):
 
 def test_there_is_a_bad_candidate_for_thirty_codes():
     assert len(BAD) >= 30
-    assert {f.stem for f in BAD} <= set(CODES)
+    assert {f.stem for f in (*BAD, *BAD_CUDA)} <= set(CODES)

@@ -11,6 +11,18 @@ import torch
 from fastkernels import conflicts
 
 CLEAN = sorted((Path(__file__).parent / "candidates" / "clean").glob("*.py"))
+CLEAN_CUDA = sorted((Path(__file__).parent / "candidates" / "clean_cuda").glob("*.py"))
+ON_A_DEVICE = (
+    "host_sync",
+    "streams",
+    "capture",
+    "replay",
+    "allocation",
+    "rng",
+    "autotune",
+    "workspace",
+    "graph_partition",
+)
 QUICK = ("eager", "mutation", "fake", "dynamo", "recompile", "layout", "host_sync", "capture", "rng", "workspace")
 
 
@@ -30,6 +42,14 @@ def test_no_cell_fails(file, monkeypatch):
     report = conflicts(file, timeout=240.0)
     assert [(c.stage, c.code, c.evidence.text) for c in report.cells if c.status == "fail"] == []
     assert {c.stage: c.reason for c in report.cells if c.status == "skip" and not c.reason} == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("file", CLEAN_CUDA, ids=lambda f: f.stem)
+def test_no_cell_fails_on_a_device(file):
+    report = conflicts(file)
+    assert [(c.stage, c.code, c.evidence.text) for c in report.cells if c.status == "fail"] == []
+    assert {c.stage: c.reason for c in report.cells if c.stage in ON_A_DEVICE and c.status != "pass"} == {}
 
 
 def test_no_cell_fails_in_a_sample(tmp_path):

@@ -22,5 +22,6 @@ def test_every_code_is_on_the_page_with_its_meaning_and_mend():
 
 def test_every_example_on_the_page_is_a_test_candidate_and_the_reverse():
     named = set(re.findall(r"\]\(\.\./([^)]+)\)", PAGE))
-    there = {str(f.relative_to(ROOT)) for f in (ROOT / "tests/evaluation/conflicts/candidates/bad").glob("*.py")}
+    candidates = ROOT / "tests/evaluation/conflicts/candidates"
+    there = {str(f.relative_to(ROOT)) for kind in ("bad", "bad_cuda") for f in (candidates / kind).glob("*.py")}
     assert named == there

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fastkernels.evaluation.conflicts.fake_cuda import device_moves
-from fastkernels.evaluation.conflicts.graphed import Graphed, code_of
-from fastkernels.evaluation.conflicts.observe import frame_of
+from fastkernels.evaluation.conflicts.graphed import Graphed, code_of, where_of
 from fastkernels.evaluation.conflicts.report import Finding
 from fastkernels.evaluation.conflicts.skip import need_cuda
 from fastkernels.evaluation.conflicts.subject import Subject
@@ -19,7 +18,7 @@ def check_capture(subject: Subject) -> Iterator[Finding]:
             try:
                 Graphed(subject.build(call), subject.draw(call))
             except RuntimeError as error:
-                yield Finding(code=code_of(error), bucket=str(call), evidence=frame_of(error))
+                yield Finding(code=code_of(error), bucket=str(call), evidence=where_of(error))
                 return
         return
     found = False

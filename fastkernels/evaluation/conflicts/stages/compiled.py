@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch._dynamo
 from torch._dynamo.backends.common import aot_autograd
+from torch._library.triton import triton_ops_to_kernels
 
 from fastkernels.evaluation.conflicts.capture import Uncapturable, compiled
 from fastkernels.evaluation.conflicts.compare import close, copied
@@ -112,7 +113,7 @@ def _parity(subject: Subject, calls: list[Call], make: Callable[[Sequence[set[st
         except Exception as error:  # noqa: BLE001 - a compiler may raise anything; that is the finding
             yield Finding(code=_known(str(error)), bucket=str(call), evidence=frame_of(error))
             continue
-        lost = graphs[0] - graphs[1]
+        lost = {name for name in graphs[0] - graphs[1] if not _decomposed(name)}
         if lost:
             text = f"{', '.join(sorted(lost))} in Dynamo's graph and not in the compiled one"
             yield Finding(code="NODE_ELIMINATED", bucket=str(call), evidence=Evidence(text=text, node=min(lost)))
@@ -120,6 +121,14 @@ def _parity(subject: Subject, calls: list[Call], make: Callable[[Sequence[set[st
         if wrong is not None:
             text = f"in a host, compiled against eager: {wrong}"
             yield Finding(code="CP_PARITY", bucket=str(call), evidence=Evidence(text=text))
+
+
+def _decomposed(name: str) -> bool:
+    """Whether compilers look into the operator, so that its parts stand in its place: triton_op, or no kernel of its
+    own."""
+    return name in triton_ops_to_kernels or torch._C._dispatch_has_kernel_for_dispatch_key(
+        name, "CompositeImplicitAutograd"
+    )
 
 
 def _batched(arguments: tuple[Any, ...]) -> tuple[Any, ...]:

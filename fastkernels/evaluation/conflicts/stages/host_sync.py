@@ -8,10 +8,10 @@ import torch
 
 from fastkernels.evaluation.conflicts.compare import warm
 from fastkernels.evaluation.conflicts.fake_cuda import device_moves
-from fastkernels.evaluation.conflicts.observe import Watch, frame_of, host_reads
+from fastkernels.evaluation.conflicts.observe import Seen, Watch, frame_of, host_reads
 from fastkernels.evaluation.conflicts.report import Finding
 from fastkernels.evaluation.conflicts.skip import need_cuda
-from fastkernels.evaluation.conflicts.subject import Call, Subject
+from fastkernels.evaluation.conflicts.subject import Call, Subject, tensors
 
 # Operators whose result's shape or value only the device knows, so that the host has to wait.
 WAITING = frozenset(
@@ -43,6 +43,8 @@ def _observed(subject: Subject, call: Call) -> Iterator[Finding]:
             module(*arguments)
     except RuntimeError as error:
         torch.cuda.set_sync_debug_mode("default")
+        if "synchronizing" not in str(error):
+            raise
         pageable = _copies_up(subject, call)
         yield Finding(code="CG_H2D_PAGEABLE" if pageable else "CG_SYNC", bucket=str(call), evidence=frame_of(error))
     finally:
@@ -50,12 +52,18 @@ def _observed(subject: Subject, call: Call) -> Iterator[Finding]:
 
 
 def _copies_up(subject: Subject, call: Call) -> bool:
-    """Whether the only device traffic that waits goes up: no value is read."""
-    module = subject.build(call)
-    warm(module, subject.draw(call))
+    """Whether the only device traffic that waits goes up: a CPU tensor does, and no value is read."""
+    module, arguments = subject.build(call), subject.draw(call)
+    warm(module, arguments)
     with host_reads() as reads, torch.no_grad(), Watch(writes=False) as watch:
-        module(*subject.draw(call))
-    return not reads and not any(s.name in WAITING for s in watch.seen)
+        module(*arguments)
+    return any(map(_up, watch.seen)) and not reads and not any(s.name in WAITING for s in watch.seen)
+
+
+def _up(seen: Seen) -> bool:
+    """A CPU tensor with axes in, a device tensor out; or torch.tensor, which makes its copy out of our sight."""
+    given = any(t.device.type == "cpu" and t.dim() > 0 for t in tensors((seen.args, seen.kwargs)))
+    return (given or seen.name == "aten::lift_fresh") and any(t.device.type == "cuda" for t in tensors(seen.result))
 
 
 def _predicted(subject: Subject, call: Call) -> Iterator[Finding]:

@@ -28,16 +28,16 @@ def check_replay(subject: Subject) -> Iterator[Finding]:
         except RuntimeError as error:
             raise Skip(f"not captured: {error}") from error
         judge = Judge(subject, call)
-        first: Any = None
         for seed in range(1, REPLAYS + 1):
             got = graphed.replay(subject.draw(call, seed=seed))
             kept = graphed.outputs
             wrong = judge.wrong(got, seed=seed)
             if wrong is not None:
-                code = _cause(subject, call, frozen=first is not None and same_bits(first, got))
-                yield Finding(code=code, bucket=str(call), evidence=Evidence(text=f"replay {seed}: {wrong}"))
+                again = graphed.replay(subject.draw(call, seed=seed + 10))
+                code, where = _cause(subject, call, frozen=same_bits(got, again))
+                where = where.model_copy(update={"text": f"replay {seed}: {wrong}"})
+                yield Finding(code=code, bucket=str(call), evidence=where)
                 break
-            first = got
             other.replay(subject.draw(call, seed=seed + 20))
             if not same_bits(kept, got) and not _shares(kept, other.outputs):
                 text = "replaying a second graph of the same pool changed the first graph's outputs"
@@ -50,10 +50,10 @@ def _shares(a: Any, b: Any) -> bool:
     return any(t.untyped_storage().data_ptr() in mine for t in tensors(b))
 
 
-def _cause(subject: Subject, call: Call, *, frozen: bool) -> str:
+def _cause(subject: Subject, call: Call, *, frozen: bool) -> tuple[str, Evidence]:
     """Frozen whole: the work was not captured. Else a value that the host read, if it reads any."""
     if frozen:
-        return "CG_WRONG_STREAM"
+        return "CG_WRONG_STREAM", Evidence()
     with host_reads() as reads, torch.no_grad():
         subject.build(call)(*subject.draw(call))
-    return "CG_HOST_VALUE_BAKED" if reads else "CG_REPLAY"
+    return ("CG_HOST_VALUE_BAKED", reads[0].where) if reads else ("CG_REPLAY", Evidence())

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 
 from fastkernels.evaluation.conflicts.compare import same_bits, warm
-from fastkernels.evaluation.conflicts.graphed import Graphed, code_of
-from fastkernels.evaluation.conflicts.observe import Watch, frame_of
+from fastkernels.evaluation.conflicts.graphed import Graphed, code_of, where_of
+from fastkernels.evaluation.conflicts.observe import Watch
 from fastkernels.evaluation.conflicts.report import Evidence, Finding
 from fastkernels.evaluation.conflicts.skip import Skip, need_cuda
 from fastkernels.evaluation.conflicts.subject import Call, Subject
@@ -55,7 +55,7 @@ def _replayed(subject: Subject, call: Call) -> Iterator[Finding]:
     except RuntimeError as error:
         if code_of(error) != "CG_RNG":
             raise Skip(f"not captured: {error}") from error
-        yield Finding(code="CG_RNG", bucket=str(call), evidence=frame_of(error))
+        yield Finding(code="CG_RNG", bucket=str(call), evidence=where_of(error))
         return
     if same_bits(graphed.replay(subject.draw(call)), graphed.replay(subject.draw(call))):
         text = "eager calls differ, two replays do not: the seed is frozen in the graph"

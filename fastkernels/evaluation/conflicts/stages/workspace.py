@@ -59,6 +59,9 @@ def _replayed(subject: Subject, small: Call, large: Call) -> Iterator[Finding]:
     except RuntimeError as error:
         raise Skip(f"not captured: {error}") from error
     judge = Judge(subject, small)
+    early = judge.wrong(graphed.replay(subject.draw(small, seed=3)), seed=3)
+    if early is not None:
+        raise Skip(f"a replay is wrong before any larger call: {early}")
     warm(module, subject.draw(large))
     gc.collect()
     canaries = [
