@@ -6,11 +6,12 @@ import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import Any
 
 import torch
 from torch import is_grad_enabled, nn
-from torch.compiler import is_dynamo_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
 
 from fastkernels.errors import CandidateError
 from fastkernels.patches.build import Binding
@@ -54,6 +55,7 @@ class Dispatcher:
         self.module, self.original, self.where, self.family = module, original, where, family
         self.admit, self.rebuild = admit, rebuild
         self.differentiable, self.identity = differentiable, identity
+        self.retired: str | None = None
         self.calls = 0
         self.bypassed: Counter[str] = Counter()
         self.admitted: dict[tuple[torch.dtype, torch.device], str | None] = {}
@@ -75,9 +77,24 @@ class Dispatcher:
         self.device: int | None = None
         self.lost: str | None = None
 
+    @property
+    def __code__(self) -> CodeType:  # torch.export reads it from any forward
+        code: CodeType = self.original.__code__  # type: ignore[attr-defined]  # Forward is any callable
+        return code
+
+    def retire(self) -> None:
+        """From now on each call runs the original: who kept this forward must not bind a model's weights again."""
+        self.retired = "it was unpatched"
+        self.holds = lambda: False
+        self.pins = [({}, "retired", True)]  # never holds, so that Dynamo's guards fail as well
+        self.binding.undo()
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # the hot path: every line here is paid at every call
-        if is_dynamo_compiling():
-            return self._traced(args, kwargs)
+        if is_compiling():  # one test for Dynamo and torch.export, neither of which is there in an eager call
+            if is_exporting():
+                return self.original(*args, **kwargs)
+            if is_dynamo_compiling():
+                return self._traced(args, kwargs)
         if not self.holds():
             return self._moved(args, kwargs)
         if self.hook_tables and any(self.hook_tables):
@@ -158,9 +175,12 @@ class Dispatcher:
 
     def _bound_again(self) -> str | None:
         """Something the binding relies on changed: binds again if the module still reads the same, or says why not."""
+        if self.retired is not None:
+            return self.retired
         if self.proposal.drops and self.module.training:  # binding again would not change that
             return "training mode: its dropout is the original's"
         if self.lost is None or not self._unchanged_since_lost():
+            self._part_broken_merges()
             built = self.rebuild(self.module)
             if not isinstance(built, str):
                 built[2].take_over(self.binding)
@@ -171,6 +191,18 @@ class Dispatcher:
             self.lost = built
             self._lost_pins = [(slots, key, slots.get(key)) for slots, key, _ in self.pins]
         return self.lost
+
+    def _part_broken_merges(self) -> None:
+        """Takes the remaining parts out of merges that lost one: a storage of our own would pass for somebody's tie.
+        The merge may have been made by a dispatcher further in, or by an earlier patch beneath this one."""
+        live = {id(p) for p in (*self.module.parameters(), *self.module.buffers())}
+        for _, forward in (("", self), *dispatchers(self.module)):
+            each: object = forward
+            while isinstance(each, Dispatcher):
+                for done in each.binding.merges:
+                    if not done.intact() or any(id(p) not in live for p in done.parameters):
+                        done.undo()
+                each = each.original
 
     def _unchanged_since_lost(self) -> bool:
         return all(slots.get(key) is value for slots, key, value in self._lost_pins)
@@ -197,9 +229,15 @@ class Dormant:
         self.__name__ = "forward"
         self.__signature__ = source.__signature__
 
+    @property
+    def __code__(self) -> CodeType:
+        return type(self.module).forward.__code__
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        built = self.source.rebuild(self.module)
         original = type(self.module).forward.__get__(self.module)
+        if is_exporting():
+            return original(*args, **kwargs)
+        built = self.source.rebuild(self.module)
         if isinstance(built, str):
             self.module.__dict__.pop("forward", None)
             return original(*args, **kwargs)

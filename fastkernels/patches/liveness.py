@@ -15,14 +15,17 @@ from fastkernels.patches.source import Merge
 
 Pin = tuple[dict[str, Any], str, Any]
 ABSENT = object()
+# Attributes that do not change what a module in evaluation mode computes; hosts set them as they go.
+NOT_READ = frozenset({"training", "gradient_checkpointing"})
 
 
 def pins_of(module: nn.Module, proposal: Proposal, *, family: object) -> list[Pin]:
     """What the binding relies on, as (dict, key, value that must be there): inner modules in place and without a
     forward but what the same patch (``family``) put beneath, the Parameter objects bound, the attributes that facts
-    froze, evaluation mode for dropout."""
+    froze and every number and switch of the modules passed over, evaluation mode for dropout."""
     pins: list[Pin] = [(module.__dict__, name, module.__dict__[name]) for name in proposal.reads]
-    pins += [(vars(owner), name, vars(owner)[name]) for owner, name in proposal.watches]
+    pins += [(vars(owner), name, vars(owner).get(name, ABSENT)) for owner, name in proposal.watches]
+    pins += _numbers(module)
     if proposal.drops:
         pins.append((module.__dict__, "training", False))
     for name in proposal.inner:
@@ -35,6 +38,9 @@ def pins_of(module: nn.Module, proposal: Proposal, *, family: object) -> list[Pi
             ours = beneath is not None and getattr(beneath, "family", None) is family
             pins.append((part.__dict__, "forward", beneath if ours else ABSENT))
             pins += [(part._modules, key, value) for key, value in part._modules.items()]
+            pins += _numbers(part)
+            if proposal.drops and _drops(part):
+                pins.append((part.__dict__, "training", False))
     for source in proposal.state.values():
         for name in source.names:
             owner = module.get_submodule(name.rpartition(".")[0])
@@ -42,6 +48,21 @@ def pins_of(module: nn.Module, proposal: Proposal, *, family: object) -> list[Pi
             slots = owner._parameters if leaf in owner._parameters else owner._buffers
             pins.append((slots, leaf, slots[leaf]))
     return list({(id(slots), key): (slots, key, value) for slots, key, value in pins}.values())
+
+
+def _numbers(part: nn.Module) -> list[Pin]:
+    """Epsilons, scales, caps and flags: the shapes of a module say nothing of a change to them."""
+    if isinstance(part, nn.Dropout):
+        return []
+    values = part.__dict__.items()
+    read = ((k, v) for k, v in values if k not in NOT_READ and not (type(v) is bool and k.startswith("_")))
+    return [(part.__dict__, k, v) for k, v in read if type(v) in (float, bool)]
+
+
+def _drops(part: nn.Module) -> bool:
+    """Whether in training mode the part itself would drop anything."""
+    rates = (v for k, v in part.__dict__.items() if type(v) is float and ("dropout" in k or k == "p"))
+    return any(rate > 0 for rate in rates)
 
 
 def hooks_of(module: nn.Module, proposal: Proposal) -> list[tuple[str, Mapping[int, Any]]]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fastkernels.patches.fingerprint import depends_on_layer_index
+from fastkernels.patches.liveness import NOT_READ
 from fastkernels.patches.probe import Verdict, decide
 from fastkernels.patches.site import Proposal, Site
 from fastkernels.patches.source import join
@@ -142,6 +143,8 @@ def group_key(module: nn.Module, proposals: list[Proposal], *, placement: bool =
         attributes = {k: v for k, v in vars(part).items() if isinstance(v, PLAIN) and k != "training"}
         if not depends_on_layer_index(type(part)):
             attributes = {k: v for k, v in attributes.items() if k not in LAYER_INDEX}
+        if not placement:  # a comparison with later: the host may have noted something of its own meanwhile
+            attributes = {k: v for k, v in attributes.items() if k not in NOT_READ and not k.startswith("_")}
         tensors = [
             (k, tuple(t.shape), *((str(t.dtype), t.device.type) if placement else ()))
             for k, t in (*part._parameters.items(), *part._buffers.items())

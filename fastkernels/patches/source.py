@@ -78,6 +78,8 @@ def device_of(module: nn.Module) -> torch.device:
     return next((t.device for t in chain(module.parameters(), module.buffers())), torch.device("cpu"))
 
 
+@torch.inference_mode(False)  # what is bound outlives a caller's inference mode
+@torch.no_grad()
 def view(module: nn.Module, source: Param) -> torch.Tensor:
     """The tensor that the interface binds: the very Parameter where it is used whole, else a view of it."""
     tensor = tensor_of(module, source.name)
@@ -111,13 +113,19 @@ class Merge:
     def offsets(self) -> tuple[int, ...]:
         return self.storage.__dict__["row_offsets"]  # set once by merge(); a Parameter takes attributes
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def undo(self) -> None:
-        """Gives each part its own storage again, with the present values."""
-        if self.made_here and self.intact():
-            for parameter in self.parameters:
+        """Gives each part that is still in the storage its own again, with the present values."""
+        if not self.made_here:
+            return
+        for parameter, address in self.addresses():
+            if parameter.data_ptr() == address:
                 parameter.data = parameter.data.clone()
 
 
+@torch.inference_mode(False)  # an inference tensor could never again be saved for backward
+@torch.no_grad()
 def merge(module: nn.Module, source: Rows) -> Merge:
     """Makes the parts of ``source`` views of one storage; Parameter objects, names and values stay.
 

@@ -342,7 +342,7 @@ def test_peft_added_after_patching_is_not_bypassed(ids):
         wrapped = get_peft_model(model, LoraConfig(**config)).eval()
         torch.testing.assert_close(logits(wrapped, ids), want, rtol=1e-4, atol=1e-5)
         bypassed = [d for d in p.dispatchers.values() if d.bypassed]
-        assert bypassed and all("replaced since it was patched" in next(iter(d.bypassed)) for d in bypassed)
+        assert bypassed and all("reads otherwise than when it was patched" in next(iter(d.bypassed)) for d in bypassed)
 
 
 def test_two_patches_stack_and_come_off_last_in_first_out(llama, ids):
@@ -410,3 +410,89 @@ def test_compiled_by_dynamo_the_candidate_is_in_the_graph(llama, ids):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     assert sum(n.target is torch.sin for g in graphs for n in g.graph.nodes) == 5
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("when", ["patch", "call"])
+def test_binding_in_inference_mode_leaves_parameters_that_can_be_trained(llama, ids, when):
+    weights = {k: v.clone() for k, v in llama.state_dict().items()}
+    if when == "patch":
+        with torch.inference_mode():
+            p = fastkernels.patch(llama, "reference")
+    else:
+        p = fastkernels.patch(llama, "reference")
+        llama.load_state_dict(weights, assign=True)
+        with torch.inference_mode():
+            llama(ids)
+    assert sum(len(d.binding.merges) for d in p.dispatchers.values()) > 0
+    assert not [n for n, q in llama.named_parameters() if q.is_inference()]
+    llama(ids, labels=ids).loss.backward()
+    with torch.inference_mode():
+        p.unpatch()
+    assert not [n for n, q in llama.named_parameters() if q.is_inference()]
+    llama(ids, labels=ids).loss.backward()
+    assert all(q.grad is not None for q in llama.parameters())
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "dynamo"])
+def test_a_forward_kept_beyond_unpatch_runs_the_original_and_merges_nothing(llama, ids, compiled):
+    p = fastkernels.patch(llama, "reference", select=BASE)
+    dispatcher = p.dispatchers["model.layers.0.mlp"]
+    kept = llama.model.layers[0].mlp.forward
+    assert kept is dispatcher
+    forward = torch.compile(lambda x: kept(x), backend="eager", fullgraph=True) if compiled else kept
+    x = torch.randn(2, 3, 64)
+    with torch.no_grad():
+        forward(x)
+        calls = dispatcher.calls
+        p.unpatch()
+        for _ in range(2):
+            for weight in llama.model.layers[0].mlp.parameters():
+                weight.mul_(0.5)
+            torch.testing.assert_close(forward(x), llama.model.layers[0].mlp(x), rtol=0, atol=0)
+    assert dispatcher.calls == calls and dispatcher.bypassed["it was unpatched"] > 0
+    storages = {q.untyped_storage().data_ptr() for q in llama.parameters()}
+    assert len(storages) == len(list(llama.parameters()))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("how", ["whole", "modules", "stacked"])
+def test_one_merged_weight_assigned_anew_is_merged_again_and_the_candidate_runs(llama, ids, how):
+    name = "model.layers.0.self_attn.k_proj.weight"
+    first = fastkernels.patch(llama, "reference", select=BASE) if how != "whole" else None
+    p = fastkernels.patch(llama, "reference", select=BASE) if how == "stacked" else first
+    p = p or fastkernels.patch(llama, "reference")
+    logits(llama, ids)
+    llama.load_state_dict({name: llama.state_dict()[name] * 3}, strict=False, assign=True)
+    expected = tiny_llama()
+    expected.load_state_dict(llama.state_dict())
+    before = {k: d.calls for k, d in p.dispatchers.items()}
+    torch.testing.assert_close(logits(llama, ids), logits(expected, ids), rtol=1e-4, atol=1e-5)
+    assert not [d.bypassed for d in p.dispatchers.values() if d.bypassed]
+    assert any(d.binding.merges for d in p.dispatchers.values())
+    assert all(d.calls > before[k] for k, d in p.dispatchers.items())
+    p.unpatch()
+    if first is not None:
+        first.unpatch()
+    assert torch.equal(logits(llama, ids), logits(expected, ids))
+    storages = {q.untyped_storage().data_ptr() for q in llama.parameters()}
+    assert len(storages) == len(list(llama.parameters()))
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["patched", "copy"])
+@pytest.mark.parametrize("select", [None, BASE], ids=["whole", "modules"])
+def test_export_of_a_patched_model_is_the_export_of_the_unpatched_one(llama, ids, select, copied):
+    def exported(model: nn.Module) -> torch.export.ExportedProgram:
+        arguments = {"input_ids": ids, "use_cache": False}
+        with torch.no_grad():
+            return torch.export.export(model, (), arguments, strict=False)
+
+    want = exported(llama)
+    with fastkernels.patch(llama, "reference", **({"select": select} if select else {})) as p:
+        logits(llama, ids)
+        calls = sum(d.calls for d in p.dispatchers.values())
+        got = exported(copy.deepcopy(llama) if copied else llama)
+        assert sum(d.calls for d in p.dispatchers.values()) == calls
+        assert not [d.bypassed for d in p.dispatchers.values() if d.bypassed]
+    assert [str(n.target) for n in got.graph.nodes] == [str(n.target) for n in want.graph.nodes]
+    run = {"input_ids": ids, "use_cache": False}
+    assert torch.equal(got.module()(**run).logits, want.module()(**run).logits)

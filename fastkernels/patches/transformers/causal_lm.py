@@ -14,7 +14,14 @@ from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Draws, Forward, Proposal, Scenario
 from fastkernels.patches.source import Param, Source, join
 from fastkernels.patches.transformers.attention import watched_config
-from fastkernels.patches.transformers.causal_lm_call import ARGUMENTS, RECORDED, enter_for, leave_for, output_of
+from fastkernels.patches.transformers.causal_lm_call import (
+    ARGUMENTS,
+    MASK_SWITCHES,
+    RECORDED,
+    enter_for,
+    leave_for,
+    output_of,
+)
 from fastkernels.patches.transformers.language_model import NORMS, PROBED_LAYERS, LanguageModel, read, smaller
 from fastkernels.patches.transformers.recorders import is_idle
 
@@ -32,7 +39,9 @@ def causal_lm(module: nn.Module, host: Host) -> Iterator[Proposal]:
     if output is None or names[:1] != ("input_ids",) or not set(names) >= ARGUMENTS:
         return
     model = read(module, host)
-    if model is None or len({p.device for p in module.parameters()}) != 1:
+    if model is None or not scale_as_said(module.get_submodule(model.embedding)):
+        return
+    if len({p.device for p in module.parameters()}) != 1:
         return
     if model.kinds.index(max(model.kinds)) >= PROBED_LAYERS:  # too deep for a probe that sees every kind
         return
@@ -89,6 +98,16 @@ def state_of(module: nn.Module, model: LanguageModel, host: Host) -> dict[str, S
     return state
 
 
+def scale_as_said(embedding: nn.Module) -> bool:
+    """An embedding that multiplies by a buffer does so by the number that it keeps beside it."""
+    buffer, number = embedding._buffers.get("embed_scale"), vars(embedding).get("scalar_embed_scale")
+    if buffer is None or buffer.is_meta:
+        return True
+    return (
+        number is not None and buffer.numel() == 1 and buffer.item() == torch.tensor(number, dtype=buffer.dtype).item()
+    )
+
+
 def parts_of(module: nn.Module, model: LanguageModel, host: Host) -> dict[str, str]:
     """Where each part of the interface lies in the model, the layers' own parts included."""
     parts = {"model.embed_tokens": model.embedding, "model.norm": model.norm, "lm_head": model.head}
@@ -111,8 +130,8 @@ def watches_of(module: nn.Module, model: LanguageModel) -> tuple[tuple[Any, str]
     ]
     wanted += [(module, "config"), (base, "config")]
     wanted += [(config, n) for n in ("logits_scaling", "final_logit_softcapping", "num_hidden_layers")]
-    wanted += [(config, n) for n in ("sliding_window", "layer_types", *RECORDED)]
-    return (*watched_config(base), *((owner, name) for owner, name in wanted if name in vars(owner)))
+    wanted += [(config, n) for n in ("sliding_window", "layer_types", *MASK_SWITCHES, *RECORDED)]
+    return (*watched_config(base), *wanted)  # also what is absent now: it may come
 
 
 def scenarios_for(module: nn.Module, model: LanguageModel) -> Callable[[Draws], Iterator[Scenario]]:

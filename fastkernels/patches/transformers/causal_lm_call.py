@@ -33,6 +33,7 @@ ARGUMENTS = {
     "logits_to_keep",
 }
 ANSWERED = ARGUMENTS - {"inputs_embeds"} | {"return_dict", "cache_position"}
+MASK_SWITCHES = ("is_causal", "use_bidirectional_attention")  # of a config: with either, other masks are made
 RECORDED = ("output_attentions", "output_hidden_states")
 
 
@@ -81,6 +82,8 @@ def enter_for(module: nn.Module, names: Sequence[str], model: LanguageModel, hos
     embedding = module.get_submodule(model.embedding)
     eager = implementation_of(base) == "eager"
     one = len(model.types) == 1
+    layer_types = getattr(config, "layer_types", None)
+    frozen = None if layer_types is None else list(layer_types)
 
     def tables(x: torch.Tensor, positions: torch.Tensor) -> tuple[Any, Any]:
         if rotary is None:
@@ -129,6 +132,8 @@ def enter_for(module: nn.Module, names: Sequence[str], model: LanguageModel, hos
                 value = kwargs[name]
                 if value is not None and not (name in RECORDED and value is False):
                     return argument_reason(name, value)
+        if frozen is not None and config.layer_types != frozen:
+            return "config.layer_types is another than when it was patched"
         if any(getattr(config, name, False) and get(name) is None for name in RECORDED):
             return "the config asks for attentions or hidden states of the layers"
         if isinstance(given, dict):

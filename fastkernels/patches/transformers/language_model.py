@@ -59,7 +59,9 @@ def read(module: nn.Module, host: Host) -> LanguageModel | None:
     sites = [host.site(layer, "decoder_layer") for layer in layers]
     types = layer_types(base, len(sites))
     # A config that says is_causal makes the base model build other masks.
-    if types is None or not sites or len(sites) != config.num_hidden_layers or getattr(config, "is_causal", None):
+    if types is None or not sites or len(sites) != config.num_hidden_layers:
+        return None
+    if not getattr(config, "is_causal", True) or getattr(config, "use_bidirectional_attention", None):
         return None
     found: list[tuple[str, Mapping[str, Any]]] = []
     kinds = []

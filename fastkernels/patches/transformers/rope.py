@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,15 +36,16 @@ class Halves:
 
     def __init__(self, layout: str) -> None:
         self.layout = layout
-        self._of: object = None
-        self._halves: tuple[torch.Tensor, torch.Tensor] | None = None
+        # One attribute, read once: another thread may put its own pair there at any time.
+        self._kept: tuple[Any, tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def __call__(self, tables: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         if torch.compiler.is_dynamo_compiling():  # it breaks the graph at ``is`` between tuples, and needs no memory
             return self._cut(tables)
-        if tables is not self._of or self._halves is None:
-            self._of, self._halves = tables, self._cut(tables)
-        return self._halves
+        kept = self._kept
+        if kept is None or kept[0] is not tables:
+            kept = self._kept = (tables, self._cut(tables))
+        return kept[1]
 
     def _cut(self, tables: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         if self.layout == "half":

@@ -1,5 +1,8 @@
 """Whole language models as one site: calls of every kind, and the ones that stay with the original."""
 
+import sys
+import threading
+
 import pytest
 import torch
 import transformers
@@ -8,6 +11,7 @@ import fastkernels
 from fastkernels.patches.recognise import recognise
 from fastkernels.patches.stand_in import stand_in
 from fastkernels.patches.transformers import ADAPTERS
+from fastkernels.patches.transformers.rope import Halves
 from fastkernels.tasks.L4.causal_lm import LlamaForCausalLM, SkipsTheLastLayer
 
 SHAPE = {
@@ -177,3 +181,84 @@ def test_a_stand_in_shares_tensors_and_leaves_the_original_alone():
     small = found.proposal.stand_in(found.module)
     assert len(small.model.layers) == 2 and small.config.num_hidden_layers == 2
     assert found.module.config.num_hidden_layers == 4 and len(found.module.model.layers) == 4
+
+
+def set_epsilon(model):
+    model.model.layers[2].input_layernorm.variance_epsilon = 0.3
+
+
+def set_scaling(model):
+    model.model.layers[1].self_attn.scaling = 0.7
+
+
+def set_causal(model):
+    model.config.is_causal = False
+
+
+def set_layer_type(model):
+    model.config.layer_types[0] = "full_attention"
+
+
+def set_residual_multiplier(model):
+    model.model.layers[0].residual_multiplier = 0.3
+
+
+def set_softcap(model):
+    model.model.layers[0].self_attn.attn_logit_softcapping = 0.01
+
+
+CHANGES = [
+    ("llama", set_epsilon),
+    ("llama", set_scaling),
+    ("llama", set_causal),
+    ("gemma2", set_layer_type),
+    ("gemma2", set_softcap),
+    ("granite", set_residual_multiplier),
+]
+
+
+@pytest.mark.parametrize("select", ["all", "model.layers.*"], ids=["whole", "by layer"])
+@pytest.mark.parametrize(("name", "change"), CHANGES, ids=[f"{n}-{c.__name__}" for n, c in CHANGES])
+@torch.no_grad()
+def test_a_number_or_a_switch_changed_after_patching_is_the_models_own(name, change, select, ids):
+    model, twin = build(name), build(name)
+    fastkernels.patch(model, "reference", select=select)
+    model(ids)
+    for m in (model, twin):
+        change(m)
+    torch.testing.assert_close(model(ids).logits, twin(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_the_host_notes_on_its_modules_does_not_end_a_patch(ids):
+    model = build("llama")
+    handle = fastkernels.patch(model, "reference")
+    model(ids, output_hidden_states=True)
+    for dtype in (torch.bfloat16, torch.float32):
+        model.to(dtype)
+        model(ids)
+    assert site(handle).calls == 2
+
+
+@torch.no_grad()
+def test_threads_with_tables_of_their_own_do_not_get_each_others():
+    halves = Halves("cat")
+    wrong: list[int] = []
+
+    def turn(value: int) -> None:
+        for _ in range(4000):
+            tables = (torch.full((1, 1, 4), float(value)), torch.zeros(1, 1, 4))
+            if halves(tables)[0][0, 0, 0] != value:
+                wrong.append(value)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=turn, args=(i,)) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
