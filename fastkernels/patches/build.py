@@ -183,9 +183,11 @@ def _check_complete(implementation: nn.Module, proposal: Proposal, label: str) -
 def materialise_buffers(implementation: nn.Module, device: torch.device) -> None:
     """Buffers that constructors computed (tables) are lost on the meta device: builds anew the parts that hold them.
 
-    Parts built by equal calls share what one of them computed.
+    Task interfaces built by equal calls share what one of them computed, as they only read it. A candidate may write
+    to its buffers: each has its own.
     """
-    built: dict[tuple[type, str], nn.Module] = {}
+    built: dict[tuple[Any, ...], nn.Module] = {}
+    own: dict[tuple[str, int], torch.Tensor] = {}  # by part and what it was copied from: what a part holds twice is one
     for path, part in implementation.named_modules():
         if not any(b is not None and b.is_meta for b in part._buffers.values()):
             continue
@@ -194,14 +196,28 @@ def materialise_buffers(implementation: nn.Module, device: torch.device) -> None
         owner = next(p for p in above if "constructed_with" in implementation.get_submodule(p).__dict__)
         maker = implementation.get_submodule(owner)
         args, kwargs = maker.__dict__["constructed_with"]
-        call = (type(maker), repr((args, kwargs)))
+        # A repr tells scalars apart; of a large tensor it shows the edges.
+        call = (type(maker), repr((args, kwargs))) if _is_plain((args, kwargs)) else (owner,)
+        shared = type(maker) in by_interface() and call != (owner,)
         if call not in built:
             with torch.device(device):
                 built[call] = type(maker)(*args, **kwargs)
         real = built[call].get_submodule(path[len(owner) :].lstrip("."))
         for name, buffer in part._buffers.items():
             if buffer is not None and buffer.is_meta:
-                part._buffers[name] = real._buffers[name]
+                made = real._buffers[name]
+                if made is not None and not shared:
+                    made = own.setdefault((owner, id(made)), made.detach().clone())
+                part._buffers[name] = made
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether two values with the same repr are equal: scalars, dtypes and devices, in tuples, lists and mappings."""
+    if isinstance(value, Mapping):
+        return all(_is_plain(v) for pair in value.items() for v in pair)
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device))
 
 
 def bound_reference(module: nn.Module, proposal: Proposal, *, dtype: torch.dtype) -> nn.Module:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastkernels.errors import CandidateError, PatchError
+from fastkernels.errors import CandidateError, LoweringError, PatchError
 from fastkernels.patches.blocked import blocked, origin
 from fastkernels.patches.build import Binding, bind, construct, materialise_buffers, substitute
 from fastkernels.patches.compose import Decision, fits, site_dtype
@@ -161,7 +161,7 @@ class Installer:
         def rebuild(module: nn.Module) -> tuple[Proposal, nn.Module, Binding] | str:
             proposal = site.proposal_for(module)
             if proposal is None:
-                return "its inner modules were replaced since it was patched"
+                return "it reads otherwise than when it was patched: a part or an attribute of it is another"
             try:
                 implementation = self._build(proposal, candidate, site)
                 binding = self._bind(implementation, module, proposal, candidate, site)
@@ -169,7 +169,8 @@ class Installer:
                 return str(error)
             original = type(module).forward.__get__(module)
             binding.lowered = self._lower(site, candidate, implementation, original)
-            self.counts.watch(site.path, implementation)
+            if module is site.module:  # a copy's calls prove nothing about the module that is patched
+                self.counts.watch(site.path, implementation)
             return proposal, implementation, binding
 
         return rebuild
@@ -181,9 +182,12 @@ class Installer:
             return {}
         device, dtype = _where(site)
         subject = self._subject(site, candidate, implementation.forward, original)
-        return self.outcomes.lower(
-            implementation, candidate, site.proposal, group=site.group, dtype=dtype, device=device, subject=subject
-        )
+        try:
+            return self.outcomes.lower(
+                implementation, candidate, site.proposal, group=site.group, dtype=dtype, device=device, subject=subject
+            )
+        except LoweringError as error:
+            raise LoweringError(f"{site.name}: {error}") from error
 
     # -- verifying -----------------------------------------------------------------------------------------------
 
@@ -266,7 +270,7 @@ class Installer:
                 del module.__dict__[slot]
             else:
                 module.__dict__[slot] = former
-            dispatcher.binding.undo()
+            dispatcher.retire()
         self.outcomes.close()
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from fastkernels.errors import LoweringError
 from fastkernels.runtime.candidate import Lowering
 from fastkernels.runtime.opaque import Opaque, make_opaque
-from fastkernels.runtime.schema import signature_of
+from fastkernels.runtime.schema import Signature, signature_of
 from fastkernels.tasks import Task
 
 Forward = Callable[..., Any]
@@ -25,6 +25,7 @@ class Lowered:
 
     ``original``, with no ``forward``: neither way can be taken, so a graph holds what the model had before.
     ``composed``: in place of a method of the candidate's own stand its forward, lowered so, and an add.
+    ``content`` is equal for equal parts of implementations: their candidate, method and constructor facts.
     """
 
     forward: Forward | None
@@ -32,6 +33,7 @@ class Lowered:
     reason: str
     op: Opaque | None = None
     composed: bool = False
+    content: tuple[str, ...] = ()
     absent: tuple[int, ...] = ()  # arguments that an operator cannot take: calls that give one are not for ``forward``
 
     def close(self) -> None:
@@ -57,10 +59,10 @@ def lower(
     Args:
         example: arguments of one call; without them nothing can be tried, and ``auto`` is opaque.
         like: the outcome for an equal implementation, to be taken over without trying again.
-        others: as for ``make_opaque``.
 
     Raises:
-        LoweringError: ``inline`` for a candidate that cannot be traced; ``opaque`` for a call with a callable.
+        LoweringError: ``inline`` for a candidate that cannot be traced; ``opaque`` for a call with a callable, or for
+            an interface with arguments that no operator can take.
         CandidateError: the operator does not do what its schema and its fake say.
     """
     if lowering not in ("inline", "opaque", "auto"):
@@ -89,7 +91,14 @@ def lower(
             return Lowered(forward=forward, kind="inline", reason="asked for, not tried: no example of a call")
         else:
             reason = "no example of a call to trace"
-    _refuse_callables(task, method, example, label, reason)
+    try:
+        signature = signature_of(task, method)
+    except LoweringError as error:
+        raise LoweringError(
+            f"{label}: candidate for {task.name} cannot be made an operator ({reason}): {error} "
+            "With lowering='auto' a graph holds this candidate if it can be traced, and the original if not."
+        ) from error
+    _refuse_callables(signature, example, label, reason)
     op = make_opaque(
         implementation,
         task=task,
@@ -106,14 +115,14 @@ def lower(
         except BaseException:
             op.close()
             raise
-    absent = tuple(i for i, a in enumerate(signature_of(task, method).arguments) if a.type is None)
+    absent = tuple(i for i, a in enumerate(signature.arguments) if a.type is None)
     return Lowered(forward=op.forward, kind="opaque", reason=reason, op=op, absent=absent)
 
 
-def _refuse_callables(task: Task, method: str, example: tuple[Any, ...] | None, label: str, reason: str) -> None:
-    for argument, value in zip(signature_of(task, method).arguments, example or (), strict=False):
+def _refuse_callables(signature: Signature, example: tuple[Any, ...] | None, label: str, reason: str) -> None:
+    for argument, value in zip(signature.arguments, example or (), strict=False):
         if argument.type is None and value is not None:
             raise LoweringError(
-                f"{label}: argument {argument.name} of task {task.name} is a callable, which no operator can take, and "
-                f"inline will not do ({reason}). Lower the parts of this candidate instead (lower_parts)."
+                f"{label}: argument {argument.name} of task {signature.task} is a callable, which no operator can "
+                f"take, and inline will not do ({reason}). Lower the parts of this candidate instead (lower_parts)."
             )

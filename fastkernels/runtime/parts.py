@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ from fastkernels.runtime.opaque import canonical
 from fastkernels.tasks import Task
 
 ENTRIES = ("forward", "rotate", "accumulate")  # methods by which one implementation calls another
+NOT_CALLED = "the example does not call it"
 
 
 def lower_all(
@@ -82,8 +84,8 @@ def lower_parts(
     A part that becomes opaque gets instance methods that call its operator in a graph and its own code outside.
     ``placed`` are paths of submodules with their candidates, ``facts_of(part, task)`` a part's constructor facts.
     Parts and methods that ``example`` does not call stay inline. The result is by path, or path and method; ``like``
-    is that of an equal implementation, to be taken over without trying again; ``tried`` the outcomes for parts, which
-    is added to, and whose operators stay with whoever keeps it open.
+    is that of an equal implementation, or of one with fewer layers, to be taken over without trying again; ``tried``
+    the outcomes for parts, which is added to, and whose operators stay with whoever keeps it open.
     """
     places = sorted(placed, key=lambda place: place[0].count("."), reverse=True)
     paths = [path for path, _ in places]
@@ -95,21 +97,44 @@ def lower_parts(
             part = implementation.get_submodule(path)
             for method in (m for m in ENTRIES if hasattr(part, m)):
                 key = path if method == "forward" else f"{path}.{method}"
-                call, known = calls.get((path, method)), None if like is None else like[key]
+                facts = facts_of(part, candidate.task)
+                content = (candidate.label, candidate.digest, method, repr(canonical(facts)))
+                call, known = calls.get((path, method)), None if like is None else _equal(like, key, content)
                 if known is None and call is None and (example is not None or method != "forward"):
                     plain = getattr(part, method)
-                    done[key] = Lowered(forward=plain, kind="inline", reason="the example does not call it")
+                    done[key] = Lowered(forward=plain, kind="inline", reason=NOT_CALLED, content=content)
                     continue
-                facts = facts_of(part, candidate.task)
-                content = (candidate.label, candidate.digest, method, repr(canonical(facts)), *_kinds(part, call))
+                shown = (*content, *_kinds(part, call))
                 asked = candidate.lowering or lowering if lowering == "auto" else lowering
-                done[key] = _lower_part(part, candidate, method, asked, call, facts, known or tried.get(content))
-                tried.setdefault(content, done[key])
+                lowered = _lower_part(part, candidate, method, asked, call, facts, known or tried.get(shown))
+                done[key] = replace(lowered, content=content)
+                tried.setdefault(shown, done[key])
     except BaseException:
-        for lowered in done.values():
-            lowered.close()
+        for made in done.values():
+            made.close()
         raise
     return done
+
+
+def _equal(like: Mapping[str, Lowered], key: str, content: tuple[str, ...]) -> Lowered | None:
+    """The outcome in ``like`` for ``key``, or for an equal part elsewhere in it; None where it has no such part.
+
+    A model is tried with fewer layers than it has, fewer rows and a shorter window: numbers among facts may differ.
+    """
+    here = like.get(key)
+    if here is not None and here.content == content:
+        return here
+    image, facts = _numberless(key), _numberless(content[3])
+    ranked = [
+        (lowered.content == content, other == key, _numberless(other) == image, lowered.reason != NOT_CALLED, other)
+        for other, lowered in like.items()
+        if lowered.content[:3] == content[:3] and (other == key or _numberless(lowered.content[3]) == facts)
+    ]
+    return like[max(ranked)[-1]] if ranked else None
+
+
+def _numberless(text: str) -> str:
+    return re.sub(r"\d+", "#", text)
 
 
 def _lower_part(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 import fastkernels
+from fastkernels.patches.build import materialise_buffers
 from fastkernels.tasks.L1.rms_norm import RMSNorm
 from fastkernels.tasks.L1.rotary_emb import RotaryEmbedding
 from fastkernels.tasks.L1.silu_and_mul import SiluAndMul
@@ -162,3 +165,59 @@ def test_every_site_and_candidate_ends_in_a_terminal_state(llama):
         assert {s.state for s in report.sites} <= terminal and {c.state for c in report.candidates} <= terminal
         assert all(s.reason for s in report.sites if s.state != "applied")
         assert type(report).model_validate_json(report.model_dump_json()) == report
+
+
+def test_what_a_copy_runs_is_not_counted_for_the_model_that_is_patched(llama, ids):
+    with fastkernels.patch(llama, {"silu_and_mul": MySilu}) as p:
+        twin = copy.deepcopy(llama)
+        logits(twin, ids)
+        assert [c.calls for c in p.report.candidates] == [0]
+        logits(llama, ids)
+        assert [c.calls for c in p.report.candidates] == [2]
+
+
+def test_each_candidate_has_the_buffers_it_writes_to_for_itself(llama, ids):
+    class Counting(OpaqueMLP):
+        def __init__(self, hidden_size, intermediate_size, hidden_act="silu", *, bias=False):
+            super().__init__(hidden_size, intermediate_size, hidden_act, bias=bias)
+            self.register_buffer("seen", torch.zeros(1), persistent=False)
+            self.register_buffer("alias", self.seen, persistent=False)
+
+        def forward(self, x):
+            self.seen.add_(1)
+            return super().forward(x)
+
+    class Fused(FusedAddRMSNorm):
+        pass
+
+    with fastkernels.patch(llama, {"gated_mlp": Counting, "fused_add_rms_norm": Fused}, verify=False) as p:
+        first, second = (layer.mlp for layer in p.dispatchers[""].implementation.model.layers)
+        before = second.seen.item()
+        first(torch.zeros(1, 1, 64))
+        assert second.seen.item() == before
+        assert first.seen is first.alias
+
+
+def test_references_share_the_tables_that_equal_calls_build():
+    with torch.device("meta"):
+        host = torch.nn.ModuleList(RotaryEmbedding(8, 8, 32, 10000.0) for _ in range(2))
+    materialise_buffers(host, torch.device("cpu"))
+    assert host[0].cos_sin_cache is host[1].cos_sin_cache
+    torch.testing.assert_close(host[0].cos_sin_cache, RotaryEmbedding(8, 8, 32, 10000.0).cos_sin_cache)
+
+
+def test_parts_built_from_tensors_that_print_alike_have_their_own():
+    class Table(torch.nn.Module):
+        def __init__(self, values):
+            super().__init__()
+            self.constructed_with = ((values,), {})
+            self.register_buffer("doubled", torch.empty(values.shape) if values.is_meta else 2 * values)
+
+    values = [torch.zeros(5000), torch.zeros(5000)]
+    values[1][2500] = 1
+    with torch.device("meta"):
+        host = torch.nn.ModuleList(Table(torch.empty(5000)) for _ in values)
+    for part, given in zip(host, values, strict=True):
+        part.constructed_with = ((given,), {})
+    materialise_buffers(host, torch.device("cpu"))
+    assert [part.doubled.sum().item() for part in host] == [0, 2]

@@ -13,9 +13,12 @@ from transformers import DynamicCache
 
 import fastkernels
 from fastkernels.errors import LoweringError
+from fastkernels.tasks import get_task
 from fastkernels.tasks.L1.rms_norm import RMSNorm
 from fastkernels.tasks.L1.silu_and_mul import SiluAndMul
 from fastkernels.tasks.L2.attention_block import LlamaAttention
+from fastkernels.tasks.L2.fused_add_rms_norm import FusedAddRMSNorm
+from tests.conftest import tiny_llama
 
 
 @pytest.fixture(autouse=True)
@@ -139,3 +142,96 @@ def test_calls_that_an_operator_cannot_take_are_the_originals_in_a_graph(llama: 
         compiled = torch.compile(llama, fullgraph=True, backend="aot_eager")
         with_cache = compiled(ids, past_key_values=DynamicCache(config=llama.config), use_cache=True).logits
         torch.testing.assert_close(with_cache, llama(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+class PlainFused(FusedAddRMSNorm):
+    pass
+
+
+class PrintingFused(FusedAddRMSNorm):
+    def forward(self, x: torch.Tensor, residual: torch.Tensor) -> Any:
+        print("fused")  # noqa: T201 # what keeps it from being traced
+        return super().forward(x, residual)
+
+
+class PlainModel(get_task("causal_lm").interface):  # type: ignore[misc] # a class found at run time
+    pass
+
+
+class PrintingModel(PlainModel):
+    def forward(self, *call: Any) -> torch.Tensor:
+        print("model")  # noqa: T201 # what keeps it from being traced
+        return super().forward(*call)
+
+
+DEEP = 4  # layers; a whole model is tried on a stand-in of two
+
+
+@pytest.mark.parametrize(
+    ("fused", "lowering", "kind", "count"),
+    [
+        (PlainFused, "auto", "inline", 0),
+        (PlainFused, "inline", "inline", 0),
+        (PlainFused, "opaque", "opaque", DEEP),
+        (PrintingFused, "auto", "opaque", DEEP),
+    ],
+)
+def test_layers_that_the_trial_left_out_are_lowered_as_the_ones_it_had(
+    fused: type[nn.Module], lowering: Any, kind: str, count: int
+) -> None:
+    model = tiny_llama(num_hidden_layers=DEEP)
+    with fastkernels.patch(model, {"fused_add_rms_norm": fused}, lowering=lowering) as p:
+        (site,) = [s for s in p.report.applied if s.path == ""]
+        inside = {path: said for path, said in site.lowering_inside.items() if path.endswith("layernorm")}
+        assert len(inside) == DEEP
+        assert all(said.startswith(f"{kind}: ") for said in inside.values())
+        assert len(set(inside.values())) == 1
+        assert sum("fused_add_rms_norm" in op for op in operators(model, (2, 5))) == count
+
+
+@pytest.mark.parametrize("lowering", ["inline", "auto"])
+def test_a_whole_model_with_a_candidate_inside_is_one_graph_however_deep(lowering: Any) -> None:
+    model = tiny_llama(num_hidden_layers=DEEP)
+    candidates = {"causal_lm": PlainModel, "rms_norm": PlainNorm}
+    with fastkernels.patch(model, candidates, lowering=lowering, verify=False) as p:
+        assert next(s for s in p.report.applied if s.path == "").lowering == "inline"
+        assert not operators(model, (2, 5))
+
+
+def test_a_shorter_window_in_the_trial_does_not_keep_the_other_layers_from_its_outcome() -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, vocab_size=101
+    )
+    config.num_hidden_layers, config.sliding_window = DEEP, 9
+    model = MistralForCausalLM(config).eval()
+
+    class Attention(LlamaAttention):
+        pass
+
+    candidates = {"causal_lm": PlainModel, "attention_block": Attention}
+    with fastkernels.patch(model, candidates, verify=False) as p:
+        site = next(s for s in p.report.applied if s.path == "")
+        inside = {path: said for path, said in site.lowering_inside.items() if path.endswith("self_attn")}
+        assert len(inside) == DEEP
+        assert set(inside.values()) == {"inline: Dynamo traces it in one graph"}
+
+
+def test_a_whole_model_as_an_operator_is_refused_with_its_path_candidate_and_argument(llama: nn.Module) -> None:
+    with (
+        pytest.raises(LoweringError, match=r"^\(model\) \(LlamaForCausalLM\): .*PlainModel.*argument cos.*='auto'"),
+        fastkernels.patch(llama, {"causal_lm": PlainModel}, lowering="opaque"),
+    ):
+        pass
+    assert not any("forward" in m.__dict__ for m in llama.modules())
+
+
+def test_a_whole_model_that_cannot_be_traced_is_the_original_in_a_graph_and_says_why(llama: nn.Module) -> None:
+    with fastkernels.patch(llama, {"causal_lm": PrintingModel}) as p:
+        site = next(s for s in p.report.applied if s.path == "")
+        assert site.lowering == "original"
+        assert "PrintingModel" in site.lowering_reason
+        assert "print" in site.lowering_reason
+        assert "argument cos" in site.lowering_reason
+        assert not operators(llama, (2, 5))

@@ -245,6 +245,23 @@ def test_an_unlowerable_callable_argument_names_the_way_out() -> None:
         )
 
 
+def test_an_interface_that_no_schema_can_express_is_refused_by_the_candidates_name() -> None:
+    task = get_task("causal_lm")
+    case = next(iter(task.cases()))
+    with pytest.raises(
+        LoweringError, match=r"LlamaForCausalLM: candidate for causal_lm .*argument cos.*lowering='auto'"
+    ):
+        lower(
+            task.build(case),
+            task=task,
+            facts=case.init,
+            digest="whole",
+            reference=reference_for(task, case.init),
+            lowering="opaque",
+            example=None,
+        )
+
+
 def test_the_outcome_names_the_arguments_that_its_operator_cannot_take() -> None:
     task = get_task("attention_block")
     case = next(c for c in task.cases() if c.name == "gqa")
