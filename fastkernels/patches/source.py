@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -78,17 +80,24 @@ def device_of(module: nn.Module) -> torch.device:
     return next((t.device for t in chain(module.parameters(), module.buffers())), torch.device("cpu"))
 
 
-@torch.inference_mode(False)  # what is bound outlives a caller's inference mode
-@torch.no_grad()
+@contextmanager
+def mode_of(*tensors: torch.Tensor) -> Iterator[None]:
+    """The inference mode in which the tensors were made, whatever the caller's: a parameter that becomes an inference
+    tensor can never again be saved for backward, and one that is takes no view outside."""
+    with torch.inference_mode(any(t.is_inference() for t in tensors)), torch.no_grad():
+        yield
+
+
 def view(module: nn.Module, source: Param) -> torch.Tensor:
     """The tensor that the interface binds: the very Parameter where it is used whole, else a view of it."""
     tensor = tensor_of(module, source.name)
     if source.rows is None and not source.transposed:
         return tensor
-    data = tensor.detach()
-    if source.rows is not None:
-        data = data[source.rows[0] : source.rows[1]]
-    return nn.Parameter(data.t() if source.transposed else data, requires_grad=False)
+    with mode_of(tensor):
+        data = tensor.detach()
+        if source.rows is not None:
+            data = data[source.rows[0] : source.rows[1]]
+        return nn.Parameter(data.t() if source.transposed else data, requires_grad=False)
 
 
 @dataclass(frozen=True)
@@ -113,25 +122,27 @@ class Merge:
     def offsets(self) -> tuple[int, ...]:
         return self.storage.__dict__["row_offsets"]  # set once by merge(); a Parameter takes attributes
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def undo(self) -> None:
         """Gives each part that is still in the storage its own again, with the present values."""
         if not self.made_here:
             return
         for parameter, address in self.addresses():
             if parameter.data_ptr() == address:
-                parameter.data = parameter.data.clone()
+                with mode_of(parameter):
+                    parameter.data = parameter.data.clone()
 
 
-@torch.inference_mode(False)  # an inference tensor could never again be saved for backward
-@torch.no_grad()
 def merge(module: nn.Module, source: Rows) -> Merge:
     """Makes the parts of ``source`` views of one storage; Parameter objects, names and values stay.
 
     Raises:
         PatchError: a part shares its storage with something else, so that moving it would break that tie.
     """
+    with mode_of(*(tensor_of(module, name) for name in source.names)):
+        return _merge(module, source)
+
+
+def _merge(module: nn.Module, source: Rows) -> Merge:
     tensors = [tensor_of(module, name) for name in source.names]
     first = tensors[0]
     offsets: list[int] = []

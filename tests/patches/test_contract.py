@@ -496,3 +496,13 @@ def test_export_of_a_patched_model_is_the_export_of_the_unpatched_one(llama, ids
     assert [str(n.target) for n in got.graph.nodes] == [str(n.target) for n in want.graph.nodes]
     run = {"input_ids": ids, "use_cache": False}
     assert torch.equal(got.module()(**run).logits, want.module()(**run).logits)
+
+
+def test_a_model_made_in_inference_mode_is_patched_and_unpatched_there(llama, ids):
+    with torch.inference_mode():
+        copied = copy.deepcopy(llama)
+        want = logits(copied, ids)
+        with fastkernels.patch(copied, "reference") as p:
+            torch.testing.assert_close(logits(copied, ids), want, rtol=1e-4, atol=1e-5)
+            assert p.report.applied
+        assert torch.equal(logits(copied, ids), want)
