@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib
 import inspect
+import sys
 import textwrap
 
 from torch import nn
@@ -58,6 +59,24 @@ def syntax_of(cls: type[nn.Module]) -> ast.FunctionDef | None:
 def argument_names(cls: type[nn.Module]) -> tuple[str, ...]:
     """Names of the arguments of ``cls.forward``, without ``self``."""
     return tuple(inspect.signature(cls.forward).parameters)[1:]
+
+
+@functools.cache
+def returned_value(cls: type[nn.Module]) -> ast.expr | None:
+    """What the only ``return`` of ``cls.forward`` returns; None where there is another number of them."""
+    tree = syntax_of(cls)
+    returns = [n.value for n in ast.walk(tree) if isinstance(n, ast.Return)] if tree is not None else []
+    return returns[0] if len(returns) == 1 else None
+
+
+@functools.cache
+def built_at_return(cls: type[nn.Module]) -> tuple[type, frozenset[str | None]] | None:
+    """The class that ``cls.forward`` builds where it returns, and the keywords that it gives it."""
+    value = returned_value(cls)
+    if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Name):
+        return None
+    built = getattr(sys.modules[cls.__module__], value.func.id, None)
+    return (built, frozenset(k.arg for k in value.keywords)) if isinstance(built, type) else None
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload, OpOverloadPacket
 
-from fastkernels.runtime.opaque import _lock, _shared
+from fastkernels.runtime.opaque import operators
 from fastkernels.runtime.operator import NAMESPACE
 
 
@@ -38,8 +38,6 @@ class Injected:
 
 def registered() -> dict[OpOverload, Injected]:
     """Every operator that stands for a candidate now."""
-    with _lock:
-        operators = list(_shared.values())
     return {
         op: Injected(
             op=op,
@@ -47,7 +45,7 @@ def registered() -> dict[OpOverload, Injected]:
             candidate=operator.label,
             decomposition=operator.decomposed(layout),
         )
-        for operator in operators
+        for operator in operators()
         for layout, op in operator.ops.items()
     }
 

@@ -118,7 +118,7 @@ def load_file(file: Path, task: Task) -> Candidate:
     """The candidate of ``task`` in ``file``: the class of the interface's name, the class marked for the task, or
     the last nn.Module that the file defines."""
     where = f"{file.parent.name}/{file.name}"
-    module = _import(file, where)
+    module = import_file(file, where)
     own = [
         value
         for value in vars(module).values()
@@ -135,7 +135,12 @@ def load_file(file: Path, task: Task) -> Candidate:
     return as_candidate(chosen[0], task=task, origin=where)
 
 
-def _import(file: Path, where: str) -> ModuleType:
+def import_file(file: Path, where: str) -> ModuleType:
+    """The Python module in ``file``, imported once for each content.
+
+    Raises:
+        CandidateError: importing it raised; the message names ``where``.
+    """
     content = file.read_bytes()
     name = f"fastkernels_candidate_{hashlib.sha256(str(file).encode() + content).hexdigest()[:12]}_{file.stem}"
     if name in sys.modules:

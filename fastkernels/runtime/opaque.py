@@ -26,6 +26,12 @@ _lock = threading.RLock()
 _shared: dict[str, Operator] = {}
 
 
+def operators() -> list[Operator]:
+    """The operators that are registered now, each with all implementations that share it."""
+    with _lock:
+        return list(_shared.values())
+
+
 class Opaque:
     """An implementation bound to its operator; call it as the interface's method.
 

@@ -11,8 +11,7 @@ from torch import nn
 
 from fastkernels.errors import CandidateError
 from fastkernels.runtime.candidate import DECLARATION, Candidate, as_candidate
-from fastkernels.runtime.load import LEVELS, load_file
-from fastkernels.runtime.load import _import as import_file
+from fastkernels.runtime.load import LEVELS, import_file, load_file
 from fastkernels.tasks import Task, all_tasks, get_task, task_for_stem
 
 

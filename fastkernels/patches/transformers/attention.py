@@ -15,7 +15,7 @@ from fastkernels.patches.fingerprint import argument_names, evidence, syntax_of
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Draws, Enter, Leave, Proposal, Scenario
 from fastkernels.patches.source import Param, Rows, Source
-from fastkernels.patches.transformers.cache import append
+from fastkernels.patches.transformers.cache import append, append_maskless
 from fastkernels.patches.transformers.rope import Halves, Table, halves_for, table_for
 
 KNOWN = (
@@ -215,14 +215,6 @@ def enter_for(module: nn.Module, names: Sequence[str], halves: Halves | None, *,
     leads = names[0] == "hidden_states"
     take = None if halves is None else halves.__call__
 
-    def start(cache: Any, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        length = key.shape[2]
-        key, value = append(cache, layer, key, value)
-        if length > 1 and key.shape[2] > length:
-            # A static cache that was empty: the sequence stands at its start, the rest is not written yet.
-            key, value = key[:, :, :length], value[:, :, :length]
-        return key, value
-
     def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | str:
         if leads and len(args) == 1 and "hidden_states" not in kwargs:  # as decoder layers are called
             hidden_states = args[0]
@@ -255,7 +247,8 @@ def enter_for(module: nn.Module, names: Sequence[str], halves: Halves | None, *,
             if layer is None or not hasattr(cache, "layers") or hasattr(cache, "cross_attention_cache"):
                 return f"a cache of class {type(cache).__name__}"
             caches.add(cache.__class__)
-        return hidden_states, cos, sin, mask, partial(start if mask is None and causal else append, cache, layer)
+        update = append_maskless if mask is None and causal else append
+        return hidden_states, cos, sin, mask, partial(update, cache, layer)
 
     return enter
 

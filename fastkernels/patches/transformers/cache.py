@@ -21,3 +21,15 @@ def append(cache: Any, layer: int, key: torch.Tensor, value: torch.Tensor) -> tu
             slot.keys, slot.values = key, value
             return key, value
     return cache.update(key, value, layer)
+
+
+def append_maskless(
+    cache: Any, layer: int, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``append`` for causal attention without a mask, which takes all keys that it is given for written ones."""
+    length = key.shape[2]
+    key, value = append(cache, layer, key, value)
+    if length > 1 and key.shape[2] > length:
+        # A static cache that was empty: the sequence stands at its start, the rest is not written yet.
+        key, value = key[:, :, :length], value[:, :, :length]
+    return key, value

@@ -4,23 +4,22 @@ Masks, tables and caches stay the host's own business: its functions are called 
 
 from __future__ import annotations
 
-import ast
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
-from fastkernels.patches.fingerprint import argument_names, syntax_of
+from fastkernels.patches.fingerprint import argument_names, built_at_return
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Enter, Leave
 from fastkernels.patches.source import join
 from fastkernels.patches.transformers.attention import argument_reason, implementation_of
-from fastkernels.patches.transformers.cache import append
+from fastkernels.patches.transformers.cache import append, append_maskless
 from fastkernels.patches.transformers.language_model import MASKS, LanguageModel
 from fastkernels.patches.transformers.rope import Halves, halves_for, table_for
+from fastkernels.tasks.L4.causal_lm import LayerUpdate
 
 ARGUMENTS = {
     "input_ids",
@@ -57,16 +56,11 @@ class Call(Sequence[Any]):
         return iter(self.make(self))
 
 
-@cache
 def output_of(cls: type[nn.Module]) -> type | None:
     """The output class with ``loss``, ``logits`` and ``past_key_values`` that ``forward`` returns, in one place."""
-    tree = syntax_of(cls)
-    returns = [n.value for n in ast.walk(tree) if isinstance(n, ast.Return)] if tree is not None else []
-    if len(returns) != 1 or not isinstance(returns[0], ast.Call) or not isinstance(returns[0].func, ast.Name):
-        return None
-    built = getattr(sys.modules[cls.__module__], returns[0].func.id, None)
+    built = built_at_return(cls)
     known = {"loss", "logits", "past_key_values", "hidden_states", "attentions"}
-    return built if isinstance(built, type) and {k.arg for k in returns[0].keywords} == known else None
+    return built[0] if built is not None and built[1] == known else None
 
 
 def enter_for(module: nn.Module, names: Sequence[str], model: LanguageModel, host: Host) -> Enter:
@@ -114,10 +108,10 @@ def enter_for(module: nn.Module, names: Sequence[str], model: LanguageModel, hos
             arguments |= {"past_key_values": caches, "position_ids": positions}
             masks = {t: maker(**arguments) for t, maker in makers.items()}
         mask = masks[model.types[0]] if one else tuple(masks[t] for t in model.types)
-        maskless = [masks[t] is None for t in model.types]
         update = None
         if caches is not None:
-            update = LayerUpdates(caches, ids.shape[1], [maskless[kind] for kind in model.kinds])
+            appends = [append_maskless if masks[t] is None else append for t in model.types]
+            update = updates_for(caches, [appends[kind] for kind in model.kinds])
         return (ids, *tables(stream, positions), mask, update, asked["logits_to_keep"])
 
     def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any] | str:
@@ -188,19 +182,13 @@ def halves_of(module: nn.Module, model: LanguageModel, host: Host) -> list[Halve
     return found
 
 
-class LayerUpdates:
-    """Appends one layer's keys and values, both (B, Hkv, S, D), to the host's cache."""
+def updates_for(cache: Any, appends: Sequence[Callable[..., Any]]) -> LayerUpdate:
+    """Appends one layer's keys and values, both (B, Hkv, S, D), to the host's cache, in the way of that layer."""
 
-    def __init__(self, caches: Any, length: int, maskless: list[bool]) -> None:
-        self.caches, self.length, self.maskless = caches, length, maskless
+    def update(layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return appends[layer](cache, layer, key, value)
 
-    def __call__(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        key, value = append(self.caches, layer, key, value)
-        length = self.length
-        if length > 1 and self.maskless[layer] and key.shape[2] > length:
-            # A static cache that was empty: the sequence stands at its start, the rest is not written yet.
-            key, value = key[:, :, :length], value[:, :, :length]
-        return key, value
+    return update
 
 
 def leave_for(module: nn.Module, output: type) -> Leave:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import functools
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
 
-from fastkernels.patches.fingerprint import argument_names, evidence, syntax_of
+from fastkernels.patches.fingerprint import argument_names, built_at_return, evidence, returned_value
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Enter, Leave, Proposal
 from fastkernels.patches.source import Source, join
@@ -76,16 +75,10 @@ def enter_stack(enter: Enter) -> Enter:
 @functools.cache
 def output_of(cls: type[nn.Module]) -> Leave | None:
     """What ``forward`` makes of the last hidden state: itself, or the output class that its only ``return`` names."""
-    tree = syntax_of(cls)
-    returns = [n.value for n in ast.walk(tree) if isinstance(n, ast.Return)] if tree is not None else []
-    if len(returns) != 1:
-        return None
-    value = returns[0]
+    value, built = returned_value(cls), built_at_return(cls)
     if isinstance(value, ast.Name):
         return lambda hidden_states, call: hidden_states
-    if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Name) or value.args:
+    if built is None or "last_hidden_state" not in built[1] or (isinstance(value, ast.Call) and value.args):
         return None
-    built = getattr(sys.modules[cls.__module__], value.func.id, None)
-    if not isinstance(built, type) or "last_hidden_state" not in {k.arg for k in value.keywords}:
-        return None
-    return lambda hidden_states, call: built(last_hidden_state=hidden_states)
+    output = built[0]
+    return lambda hidden_states, call: output(last_hidden_state=hidden_states)

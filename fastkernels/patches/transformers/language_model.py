@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from fastkernels.patches.fingerprint import argument_names, syntax_of
+from fastkernels.patches.fingerprint import syntax_of
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.source import join
 from fastkernels.patches.stand_in import first_rows, stand_in
 from fastkernels.patches.transformers.attention import implementation_of
+from fastkernels.patches.transformers.rope import is_rotary
 
 # The function of transformers.masking_utils that makes the mask of each type of layer.
 MASKS = {"full_attention": "create_causal_mask", "sliding_attention": "create_sliding_window_causal_mask"}
@@ -109,12 +110,6 @@ def parts_of(base: nn.Module, host: Host) -> dict[str, str] | None:
             return None
         parts[kind] = name
     return parts if {"layers", "embedding", "norm"} <= parts.keys() else None
-
-
-def is_rotary(module: nn.Module) -> bool:
-    """A module that turns (x, position_ids) into tables."""
-    names = argument_names(type(module))[:2]
-    return any("inv_freq" in b for b in module._buffers) and names == ("x", "position_ids")
 
 
 def layer_types(base: nn.Module, count: int) -> tuple[str, ...] | None:

@@ -59,12 +59,13 @@ class Halves:
 
 def rotary_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Modules that turn (x, position_ids) into (cos, sin), by path."""
-    found = []
-    for path, module in model.named_modules():
-        names = argument_names(type(module))[:2]
-        if any("inv_freq" in b for b in module._buffers) and names == ("x", "position_ids"):
-            found.append((path, module))
-    return found
+    return [(path, module) for path, module in model.named_modules() if is_rotary(module)]
+
+
+def is_rotary(module: nn.Module) -> bool:
+    """A module that turns (x, position_ids) into tables."""
+    names = argument_names(type(module))[:2]
+    return any("inv_freq" in b for b in module._buffers) and names == ("x", "position_ids")
 
 
 def table_for(module: nn.Module, host: Host, *, length: int) -> Table | None:
