@@ -1,119 +1,242 @@
-"""Llama-3.1-8B shape, bf16, decode on one GPU: HF eager, HF compiled with a static cache, and shipped candidates.
-All arms share one process and one set of weights, and take turns, ABBA. Every arm decodes the same number of tokens
-after a prefill of the same length; compile seconds are those of an arm's first step.
+"""Llama-3.1-8B shape, bf16, decode on one GPU: HF eager, HF compiled with a static cache, and shipped candidates
+through ``backend="fastkernels"``.
 
-    python -m benchmarks.llama_compiled --out benchmarks/results/NAME.json [--arms ...] [--batches 1 64]
+Each arm is a process of its own with its own model and its own empty compile caches, held at the same time on the
+same GPU; the parent lets them run in turn, ABBA. Compile seconds are those of an arm's first call of a workload, one
+arm at a time. A patched arm that does not show every candidate in a profile of its own steps ends the run.
+
+    python -m benchmarks.llama_compiled --out benchmarks/results/NAME.json [--arms ...] [--workloads ...]
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
+import multiprocessing
+import multiprocessing.connection
+import os
 import pathlib
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.bootstrap import bootstrap_ratio
 from benchmarks.llama_eager import STEPS, build
 
-TOKENS = 512
-# Name: (patched, torch.compile's arguments or None, static cache)
-ARMS: dict[str, tuple[bool, dict[str, Any] | None, bool]] = {
-    "eager": (False, None, False),
-    "compiled": (False, {}, True),
-    "reduce-overhead": (False, {"mode": "reduce-overhead"}, True),
-    "shipped eager": (True, None, False),
-    "shipped fastkernels": (True, {"backend": "fastkernels", "mode": "reduce-overhead"}, True),
-    "shipped inductor": (True, {"mode": "reduce-overhead"}, True),
+TOKENS, CACHE = 512, 1024
+WORKLOADS = {"decode batch 1": (1, TOKENS), "decode batch 64": (64, TOKENS), "prefill 1x2048": (1, 2048)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """``lowering`` of shipped candidates, or None for the model as it is; arguments of torch.compile, or None."""
+
+    lowering: str | None = None
+    how: dict[str, Any] | None = field(default_factory=dict)
+
+
+CAPTURED = {"mode": "reduce-overhead"}
+ARMS = {
+    "eager": Arm(how=None),
+    "compiled": Arm(),
+    "reduce-overhead": Arm(how=CAPTURED),
+    "null": Arm(how=CAPTURED),
+    "fastkernels": Arm(lowering="auto", how={"backend": "fastkernels", **CAPTURED}),
+    "inductor": Arm(lowering="auto", how=CAPTURED),
+    "opaque": Arm(lowering="opaque", how={"backend": "fastkernels", **CAPTURED}),
+    "measured": Arm(
+        lowering="opaque",
+        how={"backend": "fastkernels", "options": {"select": "measured", **CAPTURED}},
+    ),
 }
 
 
-def runner(model: Any, compiled: Callable[..., Any], batch: int, *, static: bool) -> Callable[[], float]:
-    """A function that prefills, decodes ``STEPS`` tokens after two, and returns the milliseconds of a step."""
+def serve(name: str, layers: int, pipe: multiprocessing.connection.Connection) -> None:
+    """One arm's process: answers ``(verb, workload)`` until None comes."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:12])
+    caches = tempfile.TemporaryDirectory()
+    os.environ |= {"TORCHINDUCTOR_CACHE_DIR": f"{caches.name}/inductor", "TRITON_CACHE_DIR": f"{caches.name}/triton"}
+    import torch
+
+    torch.set_grad_enabled(False)
+    torch.set_float32_matmul_precision("high")
+    model, arm = build(layers), ARMS[name]
+    handle = None
+    if arm.lowering is not None:
+        import fastkernels
+
+        handle = fastkernels.patch(model, "shipped", lowering=arm.lowering)
+    compiled = model if arm.how is None else torch.compile(model, fullgraph=True, dynamic=False, **arm.how)
+    pipe.send(handle and {c.task: (c.state, c.sites) for c in handle.report.candidates if c.sites})
+    runs: dict[str, Any] = {}
+    while (order := pipe.recv()) is not None:
+        verb, workload = order
+        if verb == "first":
+            runs[workload] = _runner(model, compiled, *WORKLOADS[workload], static=arm.how is not None)
+            pipe.send(_first(runs[workload], name, bool(arm.how) and arm.how.get("backend") == "fastkernels"))
+        elif verb == "seen":
+            pipe.send(_seen(handle, runs[workload], arm.lowering))
+        elif verb == "done":
+            del runs[workload]
+            torch.compiler.reset()
+            torch.cuda.empty_cache()
+            pipe.send(None)
+        else:
+            pipe.send(runs[workload]())
+
+
+def _first(run: Any, name: str, ours: bool) -> dict[str, Any]:
+    """Seconds of the first runs, and what the backend recorded."""
+    from torch._dynamo.utils import clear_compilation_metrics, get_compilation_metrics
+
+    clear_compilation_metrics()
+    facts: dict[str, Any] = {}
+    if ours:
+        from fastkernels.runtime.backend import recording
+
+        with recording() as graphs:
+            facts["seconds"] = _timed(run)
+        facts["decomposed"] = [g.why_decomposed for g in graphs]
+        facts["present"] = [dict(g.present) for g in graphs]
+    else:
+        facts["seconds"] = _timed(run)
+    metrics = get_compilation_metrics()
+    facts["compile_seconds"] = sum(m.duration_us or 0 for m in metrics) / 1e6
+    facts["graphs"] = len([m for m in metrics if m.compile_id and m.fail_type is None])
+    facts["skips"] = sorted({m.cudagraph_skip_reason for m in metrics if m.cudagraph_skip_reason})
+    run()
+    return facts
+
+
+def _timed(run: Any) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _seen(handle: Any, run: Any, lowering: str | None) -> dict[str, Any] | None:
+    if handle is None:
+        return None
+    with handle.observe() as window:
+        run()
+    if lowering == "auto":
+        window.result.require()
+    return {t: (e.how, e.kernels, e.ops) for t, e in window.result.tasks.items() if e.state == "applied"}
+
+
+def _runner(model: Any, compiled: Any, batch: int, tokens: int, *, static: bool) -> Any:
+    """A function that runs the workload once; returns milliseconds (per step, for decode) and its last tokens."""
     import torch
     from transformers import DynamicCache, StaticCache
 
-    ids = torch.randint(0, 128000, (batch, TOKENS), generator=torch.Generator().manual_seed(1)).cuda()
+    ids = torch.randint(0, 128000, (batch, tokens), generator=torch.Generator().manual_seed(1)).cuda()
+    cache = StaticCache(config=model.config, max_cache_len=CACHE) if static else None
 
-    def step(token: Any, cache: Any) -> Any:
-        if static:
-            torch.compiler.cudagraph_mark_step_begin()
-        return compiled(token, past_key_values=cache).logits[:, -1].argmax(-1, keepdim=True)
+    def call(token: Any, **kwargs: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return compiled(token, **kwargs).logits[:, -1].argmax(-1, keepdim=True).clone()
 
-    cache = StaticCache(config=model.config, max_cache_len=1024) if static else None
+    def prefill() -> tuple[float, list[int]]:
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        token = call(ids, use_cache=False, logits_to_keep=1)
+        torch.cuda.synchronize()
+        return (time.perf_counter() - started) * 1e3, token.flatten().tolist()
 
-    def run() -> float:
+    def decode() -> tuple[float, list[int]]:
         nonlocal cache
-        if static:
+        if cache is not None and static:
             cache.reset()
         else:
             cache = DynamicCache(config=model.config)
         token = model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1].argmax(-1, keepdim=True)
         for _ in range(2):
-            token = step(token, cache).clone()
+            token = call(token, past_key_values=cache)
+        torch.cuda.empty_cache()  # the arms share one GPU
         torch.cuda.synchronize()
         started = time.perf_counter()
         for _ in range(STEPS):
-            token = step(token, cache).clone()
+            token = call(token, past_key_values=cache)
         torch.cuda.synchronize()
-        run.tokens = token.flatten().tolist()  # type: ignore[attr-defined] # for comparing arms
-        return (time.perf_counter() - started) * 1e3 / STEPS
+        return (time.perf_counter() - started) * 1e3 / STEPS, token.flatten().tolist()
 
-    return run
+    return prefill if tokens > CACHE else decode
 
 
 def main() -> None:
-    import torch
-
-    import fastkernels
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arms", nargs="+", default=[a for a in ARMS if a != "shipped inductor"], choices=ARMS)
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 64])
+    parser.add_argument(
+        "--arms", nargs="+", default=["eager", "compiled", "reduce-overhead", "fastkernels"], choices=ARMS
+    )
+    parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS)[:2], choices=WORKLOADS)
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
-    torch.set_grad_enabled(False)
-    torch.set_float32_matmul_precision("high")
-    plain = build(args.layers)
-    patched = copy.deepcopy(plain, {id(t): t for t in (*plain.parameters(), *plain.buffers())})
-    handle = fastkernels.patch(patched, "shipped")
-    record: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": []}
-    for batch in args.batches:
-        runs = {}
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Any] = {}
+    record: dict[str, Any] = {"candidates": {}, "first": {}, "seen": {}, "rows": [], "times_ms": {}}
+    for name in args.arms:
+        pipes[name], child = context.Pipe()
+        context.Process(target=serve, args=(name, args.layers, child), daemon=True).start()
+    for name in args.arms:
+        record["candidates"][name] = pipes[name].recv()
+
+    def ask(name: str, *order: Any) -> Any:
+        pipes[name].send(order)
+        return pipes[name].recv()
+
+    for workload in args.workloads:
         for name in args.arms:
-            is_patched, how, static = ARMS[name]
-            model = patched if is_patched else plain
-            compiled = model if how is None else torch.compile(model, fullgraph=True, dynamic=False, **how)
-            runs[name] = runner(model, compiled, batch, static=static)
-            started = time.perf_counter()
-            runs[name]()
-            print(f"batch {batch:2} {name:20} first run {time.perf_counter() - started:6.1f} s", flush=True)
-            record[f"first {name} {batch}"] = time.perf_counter() - started
-            runs[name]()
-        times: dict[str, list[float]] = {name: [] for name in runs}
+            first = record["first"][f"{workload}, {name}"] = ask(name, "first", workload)
+            print(workload, name, json.dumps(first), flush=True)
+        times: dict[str, list[float]] = {name: [] for name in args.arms}
+        tokens: dict[str, list[int]] = {}
         for turn in range(args.rounds):
-            for name in runs if turn % 2 == 0 else reversed(runs):
-                times[name].append(runs[name]())
-        for name, values in times.items():
-            low, ratio, high = bootstrap_ratio(times[args.arms[0]], values)
-            same = runs[name].tokens == runs[args.arms[0]].tokens
-            ms = statistics.median(values)
-            print(
-                f"batch {batch:2} {name:20} {ms:7.2f} ms  {ratio:6.3f}x [{low:.3f}, {high:.3f}]  last tokens "
-                f"{'equal' if same else 'differ'}",
-                flush=True,
-            )
-            record["rows"].append(
-                {"batch": batch, "arm": name, "ms": ms, "x": ratio, "low": low, "high": high, "times": values}
-            )
-    record["calls"] = {s.task: s.calls for s in handle.report.applied if s.inside is None}
+            for name in args.arms if turn % 2 == 0 else reversed(args.arms):
+                ms, tokens[name] = ask(name, "run", workload)
+                times[name].append(ms)
+        for name in args.arms:
+            seen = record["seen"][f"{workload}, {name}"] = ask(name, "seen", workload)
+            print(_row(workload, name, args.arms[0], times, tokens, record), seen or "", flush=True)
+        for name in args.arms:
+            ask(name, "done", workload)
     if args.out is not None:
-        args.out.write_text(json.dumps(record, indent=1))
+        args.out.write_text(json.dumps(_about() | record, indent=1))
+    for pipe in pipes.values():
+        pipe.send(None)
+
+
+def _row(workload: str, name: str, base: str, times: Any, tokens: Any, record: dict[str, Any]) -> str:
+    ms, same = statistics.median(times[name]), sum(a == b for a, b in zip(tokens[name], tokens[base], strict=True))
+    ratios = {}
+    for other in times:
+        low, ratio, high = bootstrap_ratio(times[other], times[name])
+        ratios[other] = (ratio, low, high)
+    record["rows"].append({"workload": workload, "arm": name, "ms": ms, "x_over": ratios, "same_last_tokens": same})
+    record["times_ms"][f"{workload}, {name}"] = times[name]
+    over = "  ".join(f"{r:.3f}x [{low:.3f}, {high:.3f}] over {o}" for o, (r, low, high) in ratios.items() if o != name)
+    return f"{workload:16} {name:16} {ms:7.2f} ms  {over}  {same}/{len(tokens[name])} last tokens as {base}"
+
+
+def _about() -> dict[str, Any]:
+    import datetime
+
+    import torch
+    import transformers
+    import triton
+
+    return {
+        "date": datetime.date.today().isoformat(),
+        "device": torch.cuda.get_device_name(),
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "triton": triton.__version__,
+        },
+    }
 
 
 if __name__ == "__main__":

@@ -30,6 +30,12 @@ def called_by_dynamo(method: Forward) -> Forward:
     return method
 
 
+@called_by_dynamo
+def _exports() -> bool:
+    """``is_exporting()`` as Python sees it: up to torch 2.11, Dynamo takes that function for True in any trace."""
+    return is_exporting()
+
+
 class Dispatcher:
     """Callable put into a module's ``__dict__["forward"]``; calls the candidate, or the original with the reason.
 
@@ -91,7 +97,7 @@ class Dispatcher:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # the hot path: every line here is paid at every call
         if is_compiling():  # one test for Dynamo and torch.export, neither of which is there in an eager call
-            if is_exporting():
+            if _exports():
                 return self.original(*args, **kwargs)
             if is_dynamo_compiling():
                 return self._traced(args, kwargs)
@@ -235,7 +241,7 @@ class Dormant:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         original = type(self.module).forward.__get__(self.module)
-        if is_exporting():
+        if is_compiling() and _exports():
             return original(*args, **kwargs)
         built = self.source.rebuild(self.module)
         if isinstance(built, str):

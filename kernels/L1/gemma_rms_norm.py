@@ -56,7 +56,9 @@ if importlib.util.find_spec("triton") is not None:
             )
             tl.store(total + flat, value, mask=mask)
         wide = value.to(tl.float32)
-        normed = wide * tl.math.rsqrt(tl.sum(wide * wide, axis=1, keep_dims=True) / WIDTH + eps)
+        normed = wide * tl.math.rsqrt(
+            tl.sum(wide * wide, axis=1, keep_dims=True) / WIDTH + tl.full([1, 1], eps, tl.float32)
+        )
         normed = normed * (1.0 + tl.load(weight + column, mask=inside, other=0.0).to(tl.float32))
         tl.store(out + flat, normed.to(out.dtype.element_ty), mask=mask)
 

@@ -46,7 +46,9 @@ if importlib.util.find_spec("triton") is not None:
             start = ((row // inner) * outer_stride + (row % inner) * inner_stride) * STRIDE_UNIT
         wide = tl.load(x + start + column, mask=mask, other=0.0).to(tl.float32)
         centred = tl.where(inside, wide - tl.sum(wide, axis=1, keep_dims=True) / WIDTH, 0.0)
-        normed = centred * tl.math.rsqrt(tl.sum(centred * centred, axis=1, keep_dims=True) / WIDTH + eps)
+        normed = centred * tl.math.rsqrt(
+            tl.sum(centred * centred, axis=1, keep_dims=True) / WIDTH + tl.full([1, 1], eps, tl.float32)
+        )
         if weight is not None:
             normed = normed * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
         if bias is not None:

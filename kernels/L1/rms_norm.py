@@ -59,7 +59,9 @@ if importlib.util.find_spec("triton") is not None:
             )
             tl.store(total + flat, value, mask=mask)
         wide = value.to(tl.float32)
-        normed = wide * tl.math.rsqrt(tl.sum(wide * wide, axis=1, keep_dims=True) / WIDTH + eps)
+        normed = wide * tl.math.rsqrt(
+            tl.sum(wide * wide, axis=1, keep_dims=True) / WIDTH + tl.full([1, 1], eps, tl.float32)
+        )
         if weight is not None:
             if not LATE_CAST:
                 normed = normed.to(value.dtype).to(tl.float32)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastkernels.runtime.candidate import candidate
+from fastkernels.runtime.gemv import gemv
 from fastkernels.runtime.launch import Launcher, is_compiling_ahead
 from fastkernels.tasks.L1.attention import Attention
 from fastkernels.tasks.L1.gemma_rms_norm import GemmaRMSNorm
@@ -29,6 +30,7 @@ SHORT, SHORT_TILE, LONG_TILE = 4096, (32, 4), (64, 3)
 BLOCK_HEADS = 16  # also for one token, 0.04 us over 8: each size is one more kernel to compile
 DECODE_PROGRAMS = 264  # two for each of an H200's 132 multiprocessors
 MAX_SPLITS = 16
+SCAN = 1024  # mask entries read at a time to find the keys in sight
 MAX_GROUP = 64
 
 if importlib.util.find_spec("triton") is not None:
@@ -91,7 +93,7 @@ if importlib.util.find_spec("triton") is not None:
             if BLOCK_REST > 0:
                 c = raw_c.to(tl.float32)
                 square += tl.sum(c * c, axis=1, keep_dims=True)
-            scale = tl.math.rsqrt(square / HEAD + eps)
+            scale = tl.math.rsqrt(square / HEAD + tl.full([1, 1], eps, tl.float32))  # or float64, from Inductor
             a = _weighed(a * scale, query_weight, key_weight, first, is_query, is_key, paired, dtype, NORM)
             b = _weighed(b * scale, query_weight, key_weight, second, is_query, is_key, paired, dtype, NORM)
             if BLOCK_REST > 0:
@@ -151,16 +153,26 @@ if importlib.util.find_spec("triton") is not None:
         UNIT: tl.constexpr,
         BLOCK_KEYS: tl.constexpr,
         SPLIT: tl.constexpr,
+        SCAN: tl.constexpr,
     ):
         """One token's queries of one group against a share of the keys; strides come in ``UNIT`` elements."""
         program = tl.program_id(0).to(tl.int64)
+        scale = tl.full([1, 1], scale, tl.float32)  # Inductor passes Python's floats as float64
         batch, kv_head = program // KEY_HEADS, program % KEY_HEADS
         member = tl.arange(0, BLOCK_GROUP)[:, None]
         column = tl.arange(0, HEAD)[None, :]
         queries = tl.load(query + (program * GROUP + member) * HEAD + column, mask=member < GROUP, other=0.0)
-        share = tl.cdiv(tl.cdiv(total, BLOCK_KEYS), splits) * BLOCK_KEYS
-        begin = tl.program_id(1) * share
-        end = tl.minimum(begin + share, total)
+        first, last = 0, total
+        if mask is not None:  # a static cache is mostly not written yet, and padding stands at an end
+            first, last = total, 0
+            for start in range(0, total, SCAN):
+                place = start + tl.arange(0, SCAN)
+                seen = tl.load(mask + batch * mask_batch + place, mask=place < total, other=0) != 0
+                first = tl.minimum(first, tl.min(tl.where(seen, place, total), 0))
+                last = tl.maximum(last, tl.max(tl.where(seen, place + 1, 0), 0))
+        share = tl.cdiv(tl.cdiv(tl.maximum(last - first, 0), BLOCK_KEYS), splits) * BLOCK_KEYS
+        begin = first + tl.program_id(1) * share
+        end = tl.minimum(begin + share, last)
         keys = key + (batch * key_batch + kv_head * key_head) * UNIT
         values = value + (batch * value_batch + kv_head * value_head) * UNIT
         # A finite floor, so that a share without any visible key gives weight 0 and not NaN.
@@ -428,6 +440,7 @@ def _decode_in_splits(
             unit,
             block_keys,
             splits > 1,
+            SCAN,
         ),
         4,
         stages,
@@ -440,4 +453,5 @@ def _decode_in_splits(
 def _project(linear: nn.Module, x: torch.Tensor) -> torch.Tensor:
     if type(linear) is not Linear:
         return linear(x)
-    return F.linear(x, linear.weight, linear.bias)
+    out = gemv(x, linear.weight, linear.bias)
+    return F.linear(x, linear.weight, linear.bias) if out is None else out

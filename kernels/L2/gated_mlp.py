@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from fastkernels.runtime.candidate import candidate
+from fastkernels.runtime.gemv import gemv
 from fastkernels.runtime.launch import Launcher, is_compiling_ahead
 from fastkernels.tasks.L1.linear import Linear
 from fastkernels.tasks.L1.silu_and_mul import SiluAndMul
@@ -77,11 +78,14 @@ class LlamaMLP(gated_mlp.LlamaMLP):
         return _project(self._modules["down_proj"], self._activated(x))
 
     def accumulate(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """``residual + forward(x)``, written to ``residual``: the product down adds while it stores its tiles."""
+        """``residual + forward(x)``, which may write to ``residual``: the product down adds while it stores its tiles."""
         down = self._modules["down_proj"]
         if not x.is_cuda or type(down) is not Linear or down.bias is not None or torch.is_grad_enabled():
             return residual + LlamaMLP.forward(self, x)  # not self.forward: that one is counted
         activated = self._activated(x)
+        one = gemv(activated, down.weight, residual)
+        if one is not None:
+            return one
         width = residual.shape[-1]
         residual.view(-1, width).addmm_(activated.view(-1, activated.shape[-1]), down.weight.t())
         return residual
@@ -89,6 +93,10 @@ class LlamaMLP(gated_mlp.LlamaMLP):
     def _activated(self, x: torch.Tensor) -> torch.Tensor:
         parts = self._modules  # a plain dict: nn.Module's own look-up costs a microsecond a name
         gate_up, activation = parts["gate_up_proj"], parts["act_fn"]
+        if type(gate_up) is Linear and gate_up.bias is None and _silu(activation):
+            one = gemv(x, gate_up.weight, gated=True)
+            if one is not None:
+                return one
         many = x.numel() >= MIN_ROWS * x.shape[-1]
         if (many or is_compiling_ahead()) and _fuses(x, gate_up, activation):
             weight = gate_up.weight
@@ -101,10 +109,7 @@ class LlamaMLP(gated_mlp.LlamaMLP):
 
 def _fuses(x: torch.Tensor, gate_up: torch.nn.Module, activation: torch.nn.Module) -> bool:
     """Whether one kernel may do both parts' work."""
-    silu = type(activation) is SiluAndMul or (
-        isinstance(activation, SiluAndMul) and getattr(type(activation), "absorbable", False)
-    )
-    if _launch_swiglu is None or torch.compiler.is_compiling() or not silu:
+    if _launch_swiglu is None or torch.compiler.is_compiling() or not _silu(activation):
         return False
     if type(gate_up) is not Linear or gate_up.bias is not None or not _takes(x.dtype, x.device):
         return False
@@ -115,6 +120,13 @@ def _fuses(x: torch.Tensor, gate_up: torch.nn.Module, activation: torch.nn.Modul
         and weight.data_ptr() % 16 == 0
         and weight.shape[0] % 16 == weight.shape[1] % 8 == 0  # a descriptor's rows begin at multiples of 16 bytes
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+    )
+
+
+def _silu(activation: torch.nn.Module) -> bool:
+    """Whether a kernel here may do its work: the interface itself, or the candidate of this folder."""
+    return type(activation) is SiluAndMul or (
+        isinstance(activation, SiluAndMul) and getattr(type(activation), "absorbable", False)
     )
 
 
@@ -162,4 +174,5 @@ def _swiglu(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def _project(linear: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     if type(linear) is not Linear:
         return linear(x)
-    return F.linear(x, linear.weight, linear.bias)
+    out = gemv(x, linear.weight, linear.bias)
+    return F.linear(x, linear.weight, linear.bias) if out is None else out
