@@ -1,10 +1,12 @@
 # The commands of the project. Everything runs in .venv, made from exact pins; CPU only, except gpu-test.
-.PHONY: env demo test lint gpu-test test-newest clean
+.PHONY: env demo test lint gpu-test engine-test test-newest clean
 
 PYTHON ?= python3
 PIP = $(@D)/bin/pip install --quiet --disable-pip-version-check
 ENV = .venv/.made
 NEWEST = .venv-newest/.made
+ENGINES = .venv-vllm/.made .venv-sglang/.made
+ENGINE_TESTS = -n 0 -m engine tests/evaluation/conflicts/test_engines.py
 
 env: $(ENV)
 
@@ -33,9 +35,24 @@ lint: $(ENV)
 gpu-test:
 	PYTHONPATH=. $(PYTHON) -m pytest -m gpu -n 0
 
+# In real serving engines, on a CPU. No resolver: it would bring their CUDA packages.
+engine-test: $(ENGINES)
+	.venv-vllm/bin/python -m pytest $(ENGINE_TESTS)
+	PYTHONPATH=tests/engines/stubs .venv-sglang/bin/python -m pytest $(ENGINE_TESTS)
+
+.venv-vllm/.made: constraints-vllm.txt
+.venv-sglang/.made: constraints-sglang.txt
+$(ENGINES): pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(PIP) torch==2.13.0
+	$(PIP) --no-deps -r $(filter constraints%,$^)
+	$(PIP) --no-deps --no-build-isolation -e .
+	$(if $(findstring vllm,$@),$(@D)/bin/python tests/engines/alias_vllm.py)
+	touch $@
+
 # The same tests with the newest transformers that we have seen.
 test-newest: $(NEWEST)
 	.venv-newest/bin/python -m pytest
 
 clean:
-	rm -rf .venv .venv-newest *.egg-info build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-newest .venv-vllm .venv-sglang *.egg-info build .pytest_cache .mypy_cache .ruff_cache

@@ -29,6 +29,7 @@ def explain(
     tokens: Annotated[int, typer.Option(help="Tokens of one sequence.", min=1)] = 16,
     mode: Annotated[str, typer.Option(help="As in torch.compile: reduce-overhead, max-autotune.")] = "default",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    compare: Annotated[bool, typer.Option(help="Count kernels without the candidates too: compiles again.")] = True,
     json: Annotated[bool, typer.Option("--json", help="The whole report as JSON instead.")] = False,
 ) -> None:
     """Patches the model, compiles it, calls it, and reports graphs, breaks, recompilations and operators."""
@@ -40,10 +41,10 @@ def explain(
         built = with_weights(model).to(device)
         inputs = [inputs_for(built, size, tokens, device) for size in sizes]
         if candidates is None:
-            report = fastkernels.explain(built, inputs, options=options)
+            report = fastkernels.explain(built, inputs, options=options, compare=compare)
         else:
             with fastkernels.patch(built, candidates, lowering=lowering):  # type: ignore[arg-type] # checked above
-                report = fastkernels.explain(built, inputs, options=options)
+                report = fastkernels.explain(built, inputs, options=options, compare=compare)
     except (ModelNotFound, NoInputs, fastkernels.FastkernelsError) as error:
         fail("explain", str(error))
     typer.echo(report.model_dump_json(indent=2) if json else report.text())

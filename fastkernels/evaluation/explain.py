@@ -6,19 +6,22 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from fastkernels.evaluation.breaks import breaks_in, counted, given_up
 from fastkernels.patches.dispatch import dispatchers
-from fastkernels.runtime.compile_report import BreakReport, CompileReport, GraphReport, RecompileReport
+from fastkernels.runtime.compile_report import CompileReport, GraphReport, RecompileReport
 from fastkernels.runtime.lowering import Lowered
 from fastkernels.runtime.options import parse
 from fastkernels.runtime.parts import ENTRIES
 from fastkernels.tasks import by_interface
+
+if TYPE_CHECKING:
+    from fastkernels.runtime.backend import Compiled
 
 METRICS_KEPT = 10_000  # torch keeps the last 64, which a model of many frames outruns
 PHASES_US = {
@@ -38,6 +41,7 @@ def explain(
     dynamic: bool | None = None,
     mode: str | None = None,
     options: Mapping[str, Any] | None = None,
+    compare: bool = True,
 ) -> CompileReport:
     """Compiles ``model``, calls it on the inputs, twice each, and reports graphs, breaks and recompilations.
 
@@ -48,6 +52,8 @@ def explain(
             several batch sizes shows whether the model recompiles over them.
         backend: graphs and operators are reported for ``fastkernels`` only.
         fullgraph, dynamic, mode, options: as for ``torch.compile``; with ``fullgraph`` a break is torch's error.
+        compare: count also the kernels that there were without candidates. Compiles the model once more where graphs
+            hold operators, once more where they hold inlined candidates, and calls it with each input each time.
 
     Raises:
         BackendError: an option that the backend does not know.
@@ -65,8 +71,11 @@ def explain(
         set_compilation_metrics_limit,
     )
     from torch._inductor import list_mode_options
+    from torch.autograd import _profiler_enabled
 
+    from fastkernels.evaluation.fusions import call_each, count_without
     from fastkernels.runtime.backend import recording
+    from fastkernels.runtime.cuda_graphs import launches, recordings, skip_reasons
 
     chosen = dict(options or {})
     if backend == "fastkernels":  # both at once, which torch.compile does not take; and errors before any compilation
@@ -76,31 +85,42 @@ def explain(
     lowered = list(_lowered_in(model))
     copies_before = _copies(lowered)
     calls = inputs if isinstance(inputs, list) else [inputs]
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    asked = chosen.get(
+        "triton.cudagraphs", list_mode_options(chosen.get("mode", mode) or "default").get("triton.cudagraphs", False)
+    )
+
+    def again(changed: Mapping[str, Any]) -> Callable[[], None]:
+        reset()
+        run = torch.compile(model, backend=backend, dynamic=dynamic, options={**chosen, **changed})
+        return lambda: call_each(run, calls)
+
     reset()
     clear_compilation_metrics()
     set_compilation_metrics_limit(METRICS_KEPT)
+    recorded = replays = None
     try:
-        compiled = torch.compile(
-            model, backend=backend, fullgraph=fullgraph, dynamic=dynamic, mode=mode, options=chosen or None
+        run = torch.compile(
+            model, backend=backend, fullgraph=fullgraph, dynamic=dynamic, mode=mode, options={**chosen} or None
         )
-        with recording() as graphs, torch.no_grad():
-            for call in calls:
-                for _ in range(2):  # Python state that changes with each call recompiles at the second
-                    _run(compiled, call)
+        with recording() as graphs, skip_reasons() as skips:
+            call_each(run, calls, times=2)  # Python state that changes with each call recompiles at the second
         metrics, broken = get_compilation_metrics(), list(graph_break_reasons)
+        results_copied = dict(_copies(lowered) - copies_before)
+        if asked and device.type == "cuda":
+            recorded = recordings()
+            if not _profiler_enabled():
+                with launches() as launched:
+                    call_each(run, calls)
+                (replays,) = launched
+        inlined = [_inlined(g, model) for g in graphs]
+        counts: list[dict[str, int]] = [{} for _ in graphs]
+        if compare and backend == "fastkernels":
+            counts = count_without(model, graphs, again, inlined=any(inlined))
     finally:
         set_compilation_metrics_limit(DEFAULT_COMPILATION_METRICS_LIMIT)
         reset()
-    classes = set(candidates_in(model))
-    codes = {
-        getattr(cls, method).__code__: f"{cls.__module__}.{cls.__qualname__}.{method}"
-        for cls in classes
-        for method in ENTRIES
-        if hasattr(cls, method)
-    }
-    files = {inspect.getfile(cls) for cls in classes}
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    asked = list_mode_options(chosen.get("mode", mode) or "default").get("triton.cudagraphs", False)
+    files = {inspect.getfile(cls) for cls in candidates_in(model)}
     # Torch has no word for it where nothing is on a CUDA device.
     uncapturable = (
         {f"the model is on {device}, CUDA graphs need a CUDA device"} if asked and device.type != "cuda" else set()
@@ -114,17 +134,20 @@ def explain(
             GraphReport(
                 present=dict(g.present),
                 lost=dict(g.given - g.present - g.decomposed),
-                inlined=dict(Counter(codes[code] for code in g.traced.elements() if code in codes)),
+                inlined=dict(traced),
                 decomposed=g.why_decomposed,
                 copied=dict(g.copied),
                 partitioned=g.partitioned,
                 seconds=g.seconds,
                 key=g.key,
                 cache=g.cache,
+                kernels=g.kernels,
+                extern_calls=g.extern_calls,
+                **found,
             )
-            for g in graphs
+            for g, traced, found in zip(graphs, inlined, counts, strict=True)
         ],
-        breaks=_counted([*_breaks(broken, files), *_given_up(metrics, files)]),
+        breaks=counted([*breaks_in(broken, files), *given_up(metrics, files)]),
         recompiles=[
             RecompileReport(
                 where=f"{m.co_filename}:{m.co_firstlineno} in {m.co_name}", guard=" ".join(m.recompile_reason.split())
@@ -132,8 +155,10 @@ def explain(
             for m in metrics
             if m.recompile_reason
         ],
-        cudagraph_skips=sorted({m.cudagraph_skip_reason for m in metrics if m.cudagraph_skip_reason} | uncapturable),
-        results_copied=dict(_copies(lowered) - copies_before),
+        cudagraph_skips=sorted({*(m.cudagraph_skip_reason for m in metrics), *skips, *uncapturable} - {None}),
+        recordings=recorded,
+        replays=replays,
+        results_copied=results_copied,
         seconds={
             "total": sum((m.duration_us or 0) for m in metrics) / 1e6,
             **{phase: sum(getattr(m, field) or 0 for m in metrics) / 1e6 for phase, field in PHASES_US.items()},
@@ -141,11 +166,15 @@ def explain(
     )
 
 
-def _run(compiled: Any, call: Any) -> None:
-    if isinstance(call, Mapping):
-        compiled(**call)
-    else:
-        compiled(*(call if isinstance(call, (tuple, Sequence)) else (call,)))
+def _inlined(graph: Compiled, model: nn.Module) -> Counter[str]:
+    """Entries of candidates in the model whose code was traced into ``graph``, with how often."""
+    codes = {
+        getattr(cls, method).__code__: f"{cls.__module__}.{cls.__qualname__}.{method}"
+        for cls in set(candidates_in(model))
+        for method in ENTRIES
+        if hasattr(cls, method)
+    }
+    return Counter(codes[code] for code in graph.traced.elements() if code in codes)
 
 
 def candidates_in(model: nn.Module) -> Iterator[type[nn.Module]]:
@@ -166,46 +195,3 @@ def _lowered_in(model: nn.Module) -> Iterator[Lowered]:
 def _copies(lowered: Sequence[Lowered]) -> Counter[str]:
     ops = {outcome.op.name: outcome.op for outcome in lowered if outcome.op is not None}
     return Counter({f"{name}: {reason}": n for name, op in ops.items() for reason, n in op.copies.items()})
-
-
-def _counted(breaks: Sequence[BreakReport]) -> list[BreakReport]:
-    """Breaks of one line for one reason as one; each graph that ends there tells of it."""
-    times = Counter((b.where, b.reason, b.mend, b.eager) for b in breaks)
-    return [BreakReport(where=w, reason=r, mend=m, eager=e, times=n) for (w, r, m, e), n in times.items()]
-
-
-def _breaks(reasons: Sequence[Any], candidates: set[str]) -> Iterator[BreakReport]:
-    torch_folder = str(Path(torch.__file__).parent)
-    for found in reasons:
-        frames = list(found.user_stack)
-        theirs = [f for f in frames if f.filename in candidates]
-        frame = (theirs or [f for f in frames if not f.filename.startswith(torch_folder)] or frames or [None])[-1]
-        where = "unknown" if frame is None else f"{frame.filename}:{frame.lineno} in {frame.name}"
-        yield _told(found.reason, where, in_candidate=bool(theirs))
-
-
-def _given_up(metrics: Sequence[Any], candidates: set[str]) -> Iterator[BreakReport]:
-    """Functions that Dynamo failed on, the limit of recompilations among the causes."""
-    named = {_frame(m): m for m in reversed(metrics) if m.co_filename}
-    for m in metrics:
-        if m.fail_type is not None:
-            known = named.get(_frame(m), m)  # past the limit of recompilations torch names no code
-            file = m.fail_user_frame_filename or known.co_filename
-            where = f"{file}:{m.fail_user_frame_lineno or known.co_firstlineno}"
-            text = m.fail_reason or m.fail_type
-            yield _told(text, where, in_candidate=file in candidates, eager=known.co_name or "a function")
-
-
-def _frame(metrics: Any) -> str:
-    return (metrics.compile_id or "").partition("/")[0]
-
-
-def _told(text: str, where: str, *, in_candidate: bool, eager: str = "") -> BreakReport:
-    """The parts of torch's text on a break: what, why, and a hint."""
-    lines = [line.strip().removeprefix("Unsupported: ") for line in text.splitlines() if line.strip()]
-    why = [line for line in lines if line.startswith("Explanation:")]
-    hints = [line.removeprefix("Hint:").strip() for line in lines if line.startswith("Hint:")]
-    mend = (hints or ["Rewrite this line with tensor operations only, or move it out of forward."])[0]
-    if in_candidate:
-        mend = "Patch with lowering='opaque' or 'auto': the candidate becomes one operator."
-    return BreakReport(where=where, reason=" ".join([*lines[:1], *why[:1]]), mend=mend, eager=eager)

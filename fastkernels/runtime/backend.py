@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType
 from typing import Any
 
 import torch
 from torch import fx
+from torch._dynamo.exc import ShortenTraceback
 
 from fastkernels.errors import BackendError
 from fastkernels.runtime.buckets import Buckets
@@ -22,6 +23,7 @@ from fastkernels.runtime.cache_key import content_key
 from fastkernels.runtime.graph_notes import note_graph
 from fastkernels.runtime.injected import calls_in, count, registered, take_out
 from fastkernels.runtime.options import Options, parse
+from fastkernels.runtime.ttir import ttir_made_once
 
 
 @dataclass(kw_only=True)
@@ -34,24 +36,43 @@ class Compiled:
     present: Counter[str]
     decomposed: Counter[str]
     copied: Counter[str]
+    kernels: int | None  # None where a user's pass stands in the place of ours
+    extern_calls: int | None
     partitioned: list[str]
     why_decomposed: dict[str, str]
     cache: dict[str, int]
     traced: Counter[CodeType] = field(repr=False)
+    alone: Mapping[str, int] = field(default_factory=dict)
 
 
-_recorded: ContextVar[list[Compiled] | None] = ContextVar("fastkernels_recorded", default=None)
+@dataclass(frozen=True, kw_only=True)
+class _Recording:
+    made: list[Compiled]
+    alone: bool
+
+
+_recorded: ContextVar[_Recording | None] = ContextVar("fastkernels_recorded", default=None)
 
 
 @contextmanager
-def recording() -> Iterator[list[Compiled]]:
-    """A list to which every graph compiled by this backend is added meanwhile."""
+def recording(*, alone: bool = False) -> Iterator[list[Compiled]]:
+    """A list to which every graph compiled by this backend is added meanwhile.
+
+    With ``alone`` the reference of each operator is compiled by itself too, for the number of its kernels.
+    """
     made: list[Compiled] = []
-    token = _recorded.set(made)
+    token = _recorded.set(_Recording(made=made, alone=alone))
     try:
         yield made
     finally:
         _recorded.reset(token)
+
+
+class OptionError(BackendError, ShortenTraceback):
+    """A BackendError as Dynamo hands it to the user: what else a backend raises it wraps in an error of its own."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, first_useful_frame=None)
 
 
 class Backend:
@@ -79,7 +100,11 @@ class Backend:
         Raises:
             BackendError: an unknown option, or a glob in ``exclude`` or ``capture_unsafe`` that matches no candidate.
         """
-        chosen = parse(mode, options)
+        try:
+            chosen = parse(mode, options)
+            _refuse_idle_globs(chosen)
+        except BackendError as error:
+            raise OptionError(str(error)) from None
         self._buckets.apply(graph, inputs, batch_sizes=chosen.batch_sizes, sequence_lengths=chosen.sequence_lengths)
         return compile_graph(graph, inputs, chosen)
 
@@ -94,24 +119,33 @@ backend = Backend()
 def compile_graph(graph: fx.GraphModule, inputs: Sequence[Any], options: Options) -> Callable[..., Any]:
     """One graph through Inductor, recorded."""
     given, known = count(graph), {injected.name: injected for injected in registered().values()}
-    for pattern in (*options.exclude, *options.capture_unsafe):
-        if not any(injected.matches(pattern) for injected in known.values()):
-            raise BackendError(
-                f"options: {pattern!r} matches no candidate that stands as an operator; there are "
-                f"{', '.join(sorted({f'{i.task} ({i.candidate})' for i in known.values()})) or 'none'}. "
-                "A candidate traced inline has none: patch(lowering='opaque') makes one."
-            )
     out = {name: f"excluded by {p!r}" for name in given for p in options.exclude if known[name].matches(p)}
     if options.select == "measured":
         from fastkernels.runtime.measured import losing
 
         out |= losing(graph, inputs, options, excluded=out)
+    recorded = _recorded.get()
+    alone: Mapping[str, int] = {}
+    if recorded is not None and recorded.alone:
+        from fastkernels.runtime.alone import kernels_alone
+
+        alone = kernels_alone(graph, options)
     run, compiled = build(graph, inputs, options, out=out)
     note_graph(compiled.present, owner=run)
-    made = _recorded.get()
-    if made is not None:
-        made.append(compiled)
+    if recorded is not None:
+        recorded.made.append(replace(compiled, alone=alone))
     return run
+
+
+def _refuse_idle_globs(options: Options) -> None:
+    known = list(registered().values())
+    for pattern in (*options.exclude, *options.capture_unsafe):
+        if not any(injected.matches(pattern) for injected in known):
+            raise BackendError(
+                f"options: {pattern!r} matches no candidate that stands as an operator; there are "
+                f"{', '.join(sorted({f'{i.task} ({i.candidate})' for i in known})) or 'none'}. "
+                "A candidate traced inline has none: patch(lowering='opaque') makes one."
+            )
 
 
 def build(
@@ -123,7 +157,17 @@ def build(
     from torch._inductor import config, list_mode_options
     from torch._inductor.compile_fx import compile_fx
 
-    from fastkernels.runtime.witness import COPIED, PRESENT, CountCopies, CountPresent, counted
+    from fastkernels.runtime.witness import (
+        COPIED,
+        EXTERN,
+        KERNELS,
+        LAUNCHED,
+        PRESENT,
+        CountCopies,
+        CountKernels,
+        CountPresent,
+        counted,
+    )
 
     given = count(graph)
     patches: dict[str, Any] = {**list_mode_options(options.mode), **options.inductor}
@@ -136,10 +180,15 @@ def build(
     patches["post_grad_custom_post_pass"] = CountPresent(key, earlier)
     if patches.get("_pre_fusion_custom_pass", config._pre_fusion_custom_pass) is None:
         patches["_pre_fusion_custom_pass"] = CountCopies(key)
+    counts_kernels = patches.get("_post_fusion_custom_pass", config._post_fusion_custom_pass) is None
+    if counts_kernels:
+        patches["_post_fusion_custom_pass"] = CountKernels(key)
     take_out(graph, out)
     before = {kind: dict(counters[kind]) for kind in ("inductor", "aot_autograd")}
     started = time.perf_counter()
-    run: Any = compile_fx(graph, list(inputs), config_patches=patches)
+    with ttir_made_once():
+        run: Any = compile_fx(graph, list(inputs), config_patches=patches)
+    launched = counted(before["inductor"], LAUNCHED)
     return run, Compiled(
         seconds=time.perf_counter() - started,
         key=key,
@@ -147,6 +196,8 @@ def build(
         present=counted(before["inductor"], PRESENT),
         decomposed=Counter({name: n for name, n in given.items() if name in out}),
         copied=counted(before["inductor"], COPIED),
+        kernels=launched[KERNELS] if counts_kernels else None,
+        extern_calls=launched[EXTERN] if counts_kernels else None,
         partitioned=unsafe,
         why_decomposed=dict(out),
         cache={name: counters[kind][name] - before[kind].get(name, 0) for kind, name in CACHE_COUNTERS},

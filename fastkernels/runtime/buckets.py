@@ -20,8 +20,10 @@ DIMENSIONS, ANY = "_dynamo_weak_dynamic_indices", "_has_dynamo_dim_marking"
 class Buckets:
     """Marks the dimensions of graph inputs that have a declared size: the first for batches, the second for sequences.
 
-    A size of 1 stays a graph of its own, as always in Dynamo. Parameters, buffers and tensors at static addresses are
-    never marked; a dimension that the model's code needs as a number stays one.
+    A size of 1 stays a graph of its own: models compare with 1 (transformers' masks), and so do torch's own fakes
+    (``conv``, ``view``), also under ``backed_size_oblivious``; with ``mark_unbacked`` the same places are errors.
+    Parameters, buffers and tensors at static addresses are never marked; a dimension that the model's code needs as a
+    number stays one.
     """
 
     def __init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import BaseModel, Field
 
 
@@ -14,6 +16,24 @@ class GraphReport(BaseModel):
     decomposed: dict[str, str] = Field(description="operators replaced by the task's reference, and why")
     copied: dict[str, int] = Field(description="arguments of operators that a kernel of its own copies first")
     partitioned: list[str] = Field(description="operators kept out of CUDA graphs")
+    kernels: int | None = Field(default=None, description="kernels that Inductor generates, after fusion")
+    extern_calls: int | None = Field(
+        default=None,
+        description="calls of code that is not Inductor's: libraries, operators, users' Triton kernels",
+    )
+    kernels_without: int | None = Field(
+        default=None, description="kernels of the same graph with each operator put back to its reference"
+    )
+    extern_calls_without: int | None = Field(default=None, description="extern_calls of that graph")
+    fusions_lost: int | None = Field(
+        default=None,
+        description="kernels more than with references in the operators' places, the kernels of the references "
+        "themselves left out: fusions with neighbours that the operators stand in the way of",
+    )
+    kernels_unpatched: int | None = Field(
+        default=None, description="kernels of the same graph of the model with its original modules"
+    )
+    extern_calls_unpatched: int | None = Field(default=None, description="extern_calls of that graph")
     seconds: float = Field(description="wall time of AOTAutograd and Inductor")
     key: str = Field(description="our part of the cache keys: hash of all code traced")
     cache: dict[str, int] = Field(description="hits, misses and bypasses of the caches")
@@ -47,6 +67,10 @@ class CompileReport(BaseModel):
     breaks: list[BreakReport]
     recompiles: list[RecompileReport]
     cudagraph_skips: list[str] = Field(description="why graphs were not captured")
+    recordings: int | None = Field(default=None, description="CUDA graphs recorded; None where none were asked for")
+    replays: int | None = Field(
+        default=None, description="CUDA graphs launched when each input was given once more, after its two calls"
+    )
     results_copied: dict[str, int] = Field(
         description="results of operators copied at run time, by operator and reason"
     )
@@ -67,11 +91,25 @@ class CompileReport(BaseModel):
             for title in ("present", "inlined", "lost", "decomposed", "copied"):
                 lines += [f"  {title:10} {name}: {value}" for name, value in getattr(graph, title).items()]
             lines += [f"  partitioned {name}" for name in graph.partitioned]
+            lines += _launches(graph)
         for b in self.breaks:
             eager = f" (all of {b.eager} runs eagerly)" if b.eager else ""
             lines += [f"break at {b.where}: {b.reason}{eager}", f"  {b.mend}"]
         lines += [] if self.breaks else ["no breaks"]
         lines += [f"recompiled {r.where}: {r.guard}" for r in self.recompiles] or ["no recompilations"]
         lines += [f"not captured: {reason}" for reason in self.cudagraph_skips]
+        if self.recordings is not None:
+            again = "" if self.replays is None else f", {self.replays} replayed in one more call of each input"
+            lines.append(f"{self.recordings} CUDA graphs recorded{again}")
         lines += [f"result copied {n} times: {what}" for what, n in self.results_copied.items()]
         return "\n".join(lines)
+
+
+def _launches(graph: GraphReport) -> Iterator[str]:
+    rows = [("kernels", graph.kernels, graph.extern_calls, "")]
+    lost = "" if graph.fusions_lost is None else f"; {graph.fusions_lost} fusions lost"
+    rows.append(("without", graph.kernels_without, graph.extern_calls_without, f" without the operators{lost}"))
+    rows.append(("unpatched", graph.kernels_unpatched, graph.extern_calls_unpatched, " in the original model"))
+    for title, kernels, extern, what in rows:
+        if kernels is not None:
+            yield f"  {title:10} {kernels} kernels and {extern} extern calls{what}"

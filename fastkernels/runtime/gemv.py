@@ -24,7 +24,7 @@ if importlib.util.find_spec("triton") is not None:
     import triton.language as tl
 
     @triton.jit
-    def _gemv_kernel(
+    def _gemv_kernel(  # type: ignore[no-untyped-def] # the arguments of a Triton kernel have no Python types
         out,
         x,
         weight,

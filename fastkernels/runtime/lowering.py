@@ -4,14 +4,16 @@ Only what is compiled changes: an eager call runs the candidate's own code eithe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from fastkernels.errors import LoweringError
 from fastkernels.runtime.candidate import Lowering
+from fastkernels.runtime.host_work import host_work
 from fastkernels.runtime.opaque import Opaque, make_opaque
 from fastkernels.runtime.schema import Signature, signature_of
 from fastkernels.tasks import Task
@@ -99,6 +101,10 @@ def lower(
             "With lowering='auto' a graph holds this candidate if it can be traced, and the original if not."
         ) from error
     _refuse_callables(signature, example, label, reason)
+    if like is not None and like.op is not None:
+        seen = like.op.host_work
+    else:
+        seen = None if example is None else host_work(forward, lambda: _fresh(example))
     op = make_opaque(
         implementation,
         task=task,
@@ -108,6 +114,7 @@ def lower(
         method=method,
         example=example,
         like=None if like is None else like.op,
+        host_work=seen,
     )
     if example is not None:
         try:
@@ -117,6 +124,11 @@ def lower(
             raise
     absent = tuple(i for i, a in enumerate(signature.arguments) if a.type is None)
     return Lowered(forward=op.forward, kind="opaque", reason=reason, op=op, absent=absent)
+
+
+def _fresh(example: Sequence[Any]) -> list[Any]:
+    """The arguments with their tensors copied."""
+    return [a.detach().clone() if isinstance(a, torch.Tensor) else a for a in example]
 
 
 def _refuse_callables(signature: Signature, example: tuple[Any, ...] | None, label: str, reason: str) -> None:

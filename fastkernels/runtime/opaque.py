@@ -18,7 +18,8 @@ from torch import nn
 from fastkernels.errors import LoweringError
 from fastkernels.runtime.candidate import DECLARATION, digest_of
 from fastkernels.runtime.fake import Semantics, Slot, slots_of
-from fastkernels.runtime.operator import NAMESPACE, Member, Operator, takes
+from fastkernels.runtime.member import Member, takes
+from fastkernels.runtime.operator import NAMESPACE, Operator
 from fastkernels.runtime.schema import Layout, adapter, layout_of, layouts_by_case, signature_of
 from fastkernels.tasks import Task
 
@@ -66,6 +67,11 @@ class Opaque:
         return self._operator.ops
 
     @property
+    def host_work(self) -> str | None:
+        """What a call does on the host, for which the operator stays out of CUDA graphs; None for nothing known."""
+        return self._operator.host_work
+
+    @property
     def layouts(self) -> dict[tuple[bool, ...], Layout]:
         """What is returned for each choice of optional tensors; empty where that is always the same."""
         return self._operator.layouts
@@ -105,6 +111,7 @@ def make_opaque(
     method: str = "forward",
     example: tuple[Any, ...] | None = None,
     like: Opaque | None = None,
+    host_work: str | None = None,
 ) -> Opaque:
     """Registers ``implementation`` as an operator, or joins the one of an equal candidate with equal facts.
 
@@ -116,6 +123,7 @@ def make_opaque(
         method: another method of the interface to make an operator of, such as ``rotate``.
         example: a call that shows a choice of optional tensors which the task's cases do not.
         like: the operator of an equal implementation, which knows as much as its example showed.
+        host_work: what a call does on the host, if anything: such an operator is tagged to stay out of CUDA graphs.
 
     Raises:
         LoweringError: no operator schema can express the interface.
@@ -144,7 +152,8 @@ def make_opaque(
     schemas = [signature.schema("", form) for form in dict.fromkeys([signature.layout, *layouts.values()]) if form]
     # The reference's own file too: its backward is traced into compiled graphs, whose caches know the op's name alone.
     sources = (type(implementation).__qualname__, digest, digest_of(task.interface), inside)
-    content = repr((task.name, method, canonical(facts), sources, schemas, sorted(layouts), names, trains))
+    told = (trains, host_work is not None)
+    content = repr((task.name, method, canonical(facts), sources, schemas, sorted(layouts), names, told))
     stem = task.name if method == "forward" else f"{task.name}_{method}"
     name = f"{stem}_{hashlib.sha256(content.encode()).hexdigest()[:10]}"
     with _lock:
@@ -158,6 +167,7 @@ def make_opaque(
                 semantics=semantics,
                 trains=trains,
                 takes=takes(getattr(implementation, method)),
+                host_work=host_work,
             )
         return Opaque(operator, implementation, extra)
 

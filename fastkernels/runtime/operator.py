@@ -4,20 +4,21 @@ By Library.define and impl, whose dispatch is the cheapest there is in Python; t
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import nn
 
 from fastkernels.errors import CandidateError, LoweringError
 from fastkernels.runtime import backward
-from fastkernels.runtime.fake import Semantics, Slot, holding, undispatched
+from fastkernels.runtime.fake import Semantics, holding, undispatched
+from fastkernels.runtime.member import Member
 from fastkernels.runtime.schema import Layout, Signature, count, layout_of, tensors_in
 
 NAMESPACE = "fastkernels"
+_dtype = attrgetter("dtype")
 _share = torch._C._is_alias_of  # type: ignore[attr-defined] # torch's stubs leave it out
 TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
 
@@ -28,21 +29,6 @@ MENDS = {
     "test_faketensor": "Return the shapes and dtypes that the task's reference returns for these arguments.",
     "test_aot_dispatch_dynamic": "Compute the result from the arguments and parameters alone, the same at each call.",
 }
-
-
-class Member:
-    """One implementation behind a shared operator."""
-
-    def __init__(self, implementation: nn.Module, method: str, slots: Sequence[Slot]) -> None:
-        self.slots = tuple(slots)
-        self.tables = [(getattr(s.owner, s.table), s.leaf) for s in slots]
-        self.run: Callable[..., Any] = getattr(implementation, method)
-
-    def owns(self, state: Sequence[torch.Tensor]) -> bool:
-        for (table, leaf), tensor in zip(self.tables, state, strict=False):  # noqa: SIM110 # half the time of all()
-            if table[leaf] is not tensor:
-                return False
-        return True
 
 
 class Operator:
@@ -58,9 +44,12 @@ class Operator:
         semantics: Semantics,
         trains: bool,
         takes: int,
+        host_work: str | None = None,
     ) -> None:
         self.name, self.label, self.signature, self.layouts = name, label, signature, layouts
         self.semantics, self.trains, self.takes = semantics, trains, takes
+        self.host_work = host_work
+        self.tags = TAGS if host_work is None else (*TAGS, torch.Tag.cudagraph_unsafe)
         self.members: list[Member] = []
         self.by_first: dict[int, list[Member]] = {}
         self.copies: Counter[str] = Counter()
@@ -88,8 +77,11 @@ class Operator:
     def leave(self, member: Member) -> bool:
         """True if that was the last member, and the ops are gone."""
         self.members.remove(member)
-        kept = {key: [m for m in members if m is not member] for key, members in self.by_first.items()}
-        self.by_first = {key: members for key, members in kept.items() if members}
+        for key, members in list(self.by_first.items()):
+            if member in members:  # another list, for an op may be looking through this one
+                self.by_first[key] = [m for m in members if m is not member]
+                if not self.by_first[key]:
+                    del self.by_first[key]
         if not self.members:
             self._library._destroy()
         return not self.members
@@ -100,7 +92,7 @@ class Operator:
         name = self.name if not self.ops else f"{self.name}_{count(layout)}"
         schema = self.signature.schema(name, layout)
         library = self._library
-        library.define(schema, tags=TAGS)
+        library.define(schema, tags=self.tags)
         body = self._body(layout)
         library.impl(name, body, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{name}", self._fake(layout), lib=library)
@@ -136,22 +128,40 @@ class Operator:
             return member.run(*whole)
 
     def _body(self, layout: Layout) -> Callable[..., Any]:
-        plain = all(a.tensor for a in self.signature.entering)
-        known, run = self._dtypes, self._run
+        signature = self.signature
+        plain = all(a.tensor for a in signature.entering)
+        straight = not self._absent and not self._tuples and self.takes >= len(signature.arguments)
+        single = layout == "tensor"
+        types = (torch.Tensor,) * count(layout) if layout != (True,) else ()  # a tuple of one goes as a tensor
+        known, run, by_first, members = self._dtypes, self._run, self.by_first, self.members
+        autocasting = torch._C._is_any_autocast_enabled
 
         def body(*arguments: Any) -> Any:  # the hot path of a compiled graph: the candidate's cost and little more
-            call, state = arguments[:-1], arguments[-1]
-            if torch._C._is_any_autocast_enabled():
+            *call, state = arguments
+            if autocasting():
                 with undispatched():
+                    result = run(call, state)
+            elif straight:
+                for member in by_first.get(id(state[0]), ()) if state else members:
+                    if member.owns(state):
+                        result = member.run(*call)
+                        break
+                else:
                     result = run(call, state)
             else:
                 result = run(call, state)
             given = [t for t in (call if plain else _flat(call)) if t is not None]
             given += state
-            key = (layout, *[t.dtype for t in given])
-            if layout == "tensor" and isinstance(result, torch.Tensor) and known.get(key) == (result.dtype,):
-                return self._own(result, given)
-            return self._kept(result, call, state, given, key, layout)
+            key = (layout, *map(_dtype, given))
+            results = (result,) if single else result
+            if (
+                results.__class__ is tuple
+                and (*map(type, results),) == types
+                and known.get(key) == (*map(_dtype, results),)
+                and _apart(results, given)
+            ):
+                return result
+            return self._kept(result, call, state, key, layout)
 
         return body
 
@@ -171,7 +181,6 @@ class Operator:
         result: Any,
         call: Sequence[Any],
         state: list[torch.Tensor],
-        given: list[torch.Tensor],
         key: tuple[Any, ...],
         layout: Layout,
     ) -> Any:
@@ -184,7 +193,7 @@ class Operator:
         tensors, dtypes = tensors_in(result), self._dtypes.get(key)
         if dtypes is None:
             dtypes = self._dtypes[key] = self._expected(call, state)
-        kept: list[torch.Tensor] = []
+        given, kept = [*_flat(call), *state], list[torch.Tensor]()
         for tensor, dtype in zip(tensors, dtypes, strict=True):
             if tensor.dtype is not dtype:
                 raise CandidateError(
@@ -251,12 +260,16 @@ class Operator:
                 ) from (verdict if isinstance(verdict, BaseException) else None)
 
 
-def takes(method: Callable[..., Any]) -> int:
-    """How many positional arguments a method accepts."""
-    parameters = inspect.signature(method).parameters.values()
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return 1 << 16
-    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+def _apart(results: Sequence[torch.Tensor], given: list[torch.Tensor]) -> bool:
+    """Each result is contiguous and in memory of its own; adds them to ``given``."""
+    for tensor in results:
+        for other in given:
+            if _share(tensor, other):
+                return False
+        if not tensor.is_contiguous():
+            return False
+        given.append(tensor)
+    return True
 
 
 def _flat(call: Sequence[Any]) -> list[torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from fastkernels.errors import BackendError
@@ -54,9 +55,11 @@ def parse(mode: str | None, options: Mapping[str, Any] | None) -> Options:
     known = config.get_config_copy()
     unknown = sorted(name for name in given if name not in known)
     if unknown:
+        near = sorted({match for name in unknown for match in get_close_matches(name, [*OURS, *known])})
         raise BackendError(
-            f"options: {', '.join(unknown)} is not an option of backend 'fastkernels'. Its own are {', '.join(OURS)}; "
-            f"those of Inductor may be given too: {', '.join(sorted(known))}."
+            f"options: {', '.join(unknown)} is not an option of backend 'fastkernels'."
+            + (f" Close to it: {', '.join(near)}." if near else "")
+            + f" Its own are {', '.join(OURS)}; those of torch._inductor.config may be given too, by their names there."
         )
     for name in SIZES:
         if name in ours:

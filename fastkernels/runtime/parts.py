@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.compiler import is_compiling
 
 from fastkernels.errors import CandidateError, LoweringError
 from fastkernels.runtime.candidate import Candidate, Lowering
-from fastkernels.runtime.fake import reference_for
+from fastkernels.runtime.fake import reference_for, slots_of
 from fastkernels.runtime.lowering import Forward, Lowered, lower
 from fastkernels.runtime.opaque import canonical
 from fastkernels.tasks import Task
@@ -177,6 +178,12 @@ def _lower_part(
         return replace(lowered, forward=composed, reason=reason, composed=True)
     if lowered.kind == "opaque":
         part.__dict__[method] = _by_mode(plain, lowered.forward)
+        if lowered.absent:
+            names = [list(inspect.signature(plain).parameters)[i] for i in lowered.absent]
+            instead = getattr(_over(reference, part), method)
+            part.__dict__[method] = _by_mode(plain, _unless_given(lowered.absent, names, instead, lowered.forward))
+            reason = f"{lowered.reason}; a call that gives {' or '.join(names)} is traced as the task's reference"
+            return replace(lowered, reason=lowered.reason if like is not None else reason)
     return lowered
 
 
@@ -197,11 +204,32 @@ def _by_mode(plain: Forward, compiled: Forward) -> Forward:
     """``compiled`` while a compiler looks, ``plain`` otherwise."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return compiled(*args, **kwargs)
         return plain(*args, **kwargs)
 
     return forward
+
+
+def _over(reference: nn.Module, part: nn.Module) -> nn.Module:
+    """``reference`` with the parameters and buffers of ``part``, which has the same by name."""
+    tensors = {slot.name: slot.tensor for slot in slots_of(part)}
+    for slot in slots_of(reference):
+        if slot.name in tensors:
+            getattr(slot.owner, slot.table)[slot.leaf] = tensors[slot.name]
+    return reference
+
+
+def _unless_given(absent: tuple[int, ...], names: list[str], instead: Forward, forward: Forward) -> Forward:
+    """``forward``, or ``instead`` for calls with one of the arguments that no operator can take."""
+
+    def chosen(*args: Any, **kwargs: Any) -> Any:
+        given = [args[i] for i in absent if i < len(args)] + [kwargs.get(name) for name in names]
+        if any(value is not None for value in given):
+            return instead(*args, **kwargs)
+        return forward(*args, **kwargs)
+
+    return chosen
 
 
 def _calls(

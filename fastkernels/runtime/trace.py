@@ -37,7 +37,7 @@ def untraceable(forward: Callable[..., Any], example: tuple[Any, ...], *, implem
     compiled = torch.compile(_alone(forward), fullgraph=True, backend=backend)
     reasons_before = len(graph_break_reasons)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=False):  # sizes are to be retraced here
             for batch in _batches(example):
                 for repeat in range(2):
                     want, before = _eager(forward, example, batch), graphs

@@ -13,11 +13,14 @@ from torch._dynamo.utils import counters
 from torch._inductor import custom_graph_pass
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch._inductor.dependencies import WeakDep
+from torch._inductor.ir import MultiOutput
+from torch._inductor.scheduler import NopKernelSchedulerNode
 
 from fastkernels.runtime.injected import name_of, operator_of
 from fastkernels.runtime.operator import NAMESPACE
 
-PRESENT, COPIED = "fastkernels present ", "fastkernels copied argument of "
+PRESENT, COPIED, LAUNCHED = "fastkernels present ", "fastkernels copied argument of ", "fastkernels launched "
+KERNELS, EXTERN = "kernels", "extern"  # names under LAUNCHED
 # Before torch 2.13 a pass over scheduler nodes had no class of its own.
 SchedulerPass: type = getattr(custom_graph_pass, "CustomSchedulerPass", CustomGraphPass)
 
@@ -59,6 +62,23 @@ class CountCopies(SchedulerPass):  # type: ignore[misc] # the base depends on to
             copied = sum(1 for name in read if name in makers and _only_copies(makers[name]))
             if copied:
                 counters["inductor"][COPIED + name_of(op)] += copied
+        return nodes
+
+    def uuid(self) -> Any | None:
+        return (self.key, get_hash_for_files((__file__,)))
+
+
+class CountKernels(SchedulerPass):  # type: ignore[misc] # as above
+    """``_post_fusion_custom_pass``: counts kernels to be generated, and calls of kernels that are not Inductor's."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __call__(self, nodes: list[Any]) -> list[Any]:
+        for node in nodes:
+            if isinstance(node, NopKernelSchedulerNode) or isinstance(node.node, MultiOutput):
+                continue  # memory alone; one of the results of a call that was counted
+            counters["inductor"][LAUNCHED + (EXTERN if node.is_extern() else KERNELS)] += 1
         return nodes
 
     def uuid(self) -> Any | None:

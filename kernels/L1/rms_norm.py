@@ -10,6 +10,7 @@ import os
 
 import torch
 import torch.nn.functional as F
+from torch.compiler import is_compiling
 
 from fastkernels.runtime.candidate import candidate
 from fastkernels.runtime.launch import Launcher
@@ -148,7 +149,9 @@ class RMSNorm(rms_norm.RMSNorm):
         return out if residual is None else (out, residual)
 
     def _on_cpu(self, x: torch.Tensor) -> torch.Tensor:
-        if x.numel() < FEW_ELEMENTS and not (self.late_cast and x.dtype != torch.float32):
+        # In a graph the size would be guarded on, and Inductor fuses torch's norm at any.
+        few = is_compiling() or x.numel() < FEW_ELEMENTS
+        if few and not (self.late_cast and x.dtype != torch.float32):
             return F.rms_norm(x, (self.hidden_size,), self.weight, self.eps)
         wide = x.to(compute_dtype(x))
         mean = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(self.hidden_size)

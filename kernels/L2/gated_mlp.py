@@ -12,6 +12,7 @@ import os
 
 import torch
 import torch.nn.functional as F
+from torch.compiler import is_compiling
 
 from fastkernels.runtime.candidate import candidate
 from fastkernels.runtime.gemv import gemv
@@ -78,7 +79,7 @@ class LlamaMLP(gated_mlp.LlamaMLP):
         return _project(self._modules["down_proj"], self._activated(x))
 
     def accumulate(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """``residual + forward(x)``, which may write to ``residual``: the product down adds while it stores its tiles."""
+        """``residual + forward(x)``, perhaps in ``residual``: the product down adds while it stores its tiles."""
         down = self._modules["down_proj"]
         if not x.is_cuda or type(down) is not Linear or down.bias is not None or torch.is_grad_enabled():
             return residual + LlamaMLP.forward(self, x)  # not self.forward: that one is counted
@@ -97,7 +98,8 @@ class LlamaMLP(gated_mlp.LlamaMLP):
             one = gemv(x, gate_up.weight, gated=True)
             if one is not None:
                 return one
-        many = x.numel() >= MIN_ROWS * x.shape[-1]
+        # In a graph it would be a guard on the batch, for a kernel that no graph holds.
+        many = not is_compiling() and x.numel() >= MIN_ROWS * x.shape[-1]
         if (many or is_compiling_ahead()) and _fuses(x, gate_up, activation):
             weight = gate_up.weight
             if many and _tiles(x, weight) >= MIN_WAVES * _multiprocessors(x.device):
@@ -109,7 +111,7 @@ class LlamaMLP(gated_mlp.LlamaMLP):
 
 def _fuses(x: torch.Tensor, gate_up: torch.nn.Module, activation: torch.nn.Module) -> bool:
     """Whether one kernel may do both parts' work."""
-    if _launch_swiglu is None or torch.compiler.is_compiling() or not _silu(activation):
+    if _launch_swiglu is None or not _silu(activation):
         return False
     if type(gate_up) is not Linear or gate_up.bias is not None or not _takes(x.dtype, x.device):
         return False

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 import fastkernels
 from fastkernels.errors import LoweringError
+from fastkernels.runtime.backend import recording
 from fastkernels.tasks import get_task
 from fastkernels.tasks.L1.rms_norm import RMSNorm
 from fastkernels.tasks.L1.silu_and_mul import SiluAndMul
@@ -78,6 +79,18 @@ def test_auto_lowers_each_candidate_as_it_must_be_and_reports_it(llama: nn.Modul
     assert not [name for name in dir(torch.ops.fastkernels) if name.startswith(("rms_norm", "silu_and_mul"))]
 
 
+def test_eager_calls_run_opaque_candidates_without_their_operators(llama: nn.Module, ids: torch.Tensor) -> None:
+    candidates = {"rms_norm": PlainNorm, "silu_and_mul": LookingGate}
+    with fastkernels.patch(llama, candidates, lowering="opaque") as p, torch.no_grad():
+        with p.observe() as window:
+            llama(ids)
+        norm, gate = window.result.tasks["rms_norm"], window.result.tasks["silu_and_mul"]
+        assert (norm.calls, gate.calls) == (5, 2)
+        assert not norm.ops
+        assert not gate.ops
+        window.result.require()
+
+
 def test_opaque_and_inline_are_taken_at_their_word(llama: nn.Module) -> None:
     with fastkernels.patch(llama, {"rms_norm": PlainNorm}, lowering="opaque") as p:
         assert {s.lowering for s in p.report.applied} == {"opaque"}
@@ -105,6 +118,25 @@ def test_weights_changed_after_compiling_reach_the_operators(llama: nn.Module) -
 def test_inductor_compiles_a_model_of_operators(llama: nn.Module) -> None:
     with fastkernels.patch(llama, {"rms_norm": PrintingNorm, "silu_and_mul": LookingGate}):
         assert len(operators(llama, (2, 5), "inductor")) == 7
+
+
+def test_decoding_through_attention_that_no_operator_can_be_of_keeps_the_other_operators(llama: nn.Module) -> None:
+    def decoded(forward: Any) -> torch.Tensor:
+        cache = StaticCache(config=llama.config, max_cache_len=32)
+        ids = torch.arange(12)[None]
+        llama(ids[:, :10], past_key_values=cache)
+        return torch.cat([forward(ids[:, i : i + 1], past_key_values=cache).logits for i in (10, 11)])
+
+    with torch.no_grad():
+        want = decoded(llama)
+        with fastkernels.patch(llama, "shipped", lowering="opaque") as p, recording() as graphs:
+            compiled = torch.compile(llama, backend="fastkernels", fullgraph=True)
+            torch.testing.assert_close(decoded(compiled), want, rtol=1e-4, atol=1e-4)
+            inside = next(s for s in p.report.applied if s.task == "causal_lm").lowering_inside
+    assert "a call that gives update is traced as the task's reference" in inside["model.layers.0.self_attn"]
+    layers = len(llama.model.layers)
+    counted = {name.removeprefix("fastkernels::")[:-11]: n for name, n in graphs[0].present.items()}
+    assert counted == {"rms_norm": layers + 1, "fused_add_rms_norm": layers, "gated_mlp": layers}
 
 
 def test_a_copy_of_a_patched_model_has_operators_over_its_own_weights(llama: nn.Module) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._inductor.cudagraph_utils import log_cudagraph_skip_and_bump_counter
 from transformers import LlamaConfig
 from typer.testing import CliRunner
 
@@ -17,6 +18,9 @@ from fastkernels import CompileReport
 from fastkernels.cli.main import app
 from fastkernels.errors import BackendError
 from fastkernels.runtime.candidate import candidate
+from fastkernels.runtime.cuda_graphs import skip_reasons
+from fastkernels.runtime.opaque import make_opaque
+from fastkernels.tasks import get_task
 from fastkernels.tasks.L1.rms_norm import RMSNorm
 from fastkernels.tasks.L1.silu_and_mul import SiluAndMul
 
@@ -162,6 +166,91 @@ def test_a_wrong_mode_is_refused_before_anything_is_compiled() -> None:
 def test_what_cannot_be_captured_is_reported() -> None:
     report = fastkernels.explain(Clean(), torch.ones(2, 3), mode="reduce-overhead")
     assert any("cpu" in reason for reason in report.cudagraph_skips), report.text()
+
+
+# --- kernels and fusions ---------------------------------------------------------------------------------------------
+
+
+class MySilu(SiluAndMul):
+    pass
+
+
+class Between(nn.Module):
+    """An operator that Inductor's own code could run into, before it and after it."""
+
+    def __init__(self, run: Any) -> None:
+        super().__init__()
+        self.run = run
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.run(x * 2) + 1
+
+
+class Alone(nn.Module):
+    """The same between two products, which are a library's."""
+
+    def __init__(self, run: Any) -> None:
+        super().__init__()
+        self.run, self.up, self.down = run, nn.Linear(16, 32, bias=False), nn.Linear(16, 16, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(self.run(self.up(x)))
+
+
+@pytest.mark.parametrize(
+    ("cls", "width", "kernels", "extern", "without", "extern_without", "lost"),
+    [(Between, 32, 2, 1, 1, 0, 2), (Alone, 16, 0, 3, 1, 2, 0)],
+)
+def test_fusions_that_an_operator_stands_in_the_way_of_are_counted(
+    cls: type[nn.Module], width: int, kernels: int, extern: int, without: int, extern_without: int, lost: int
+) -> None:
+    task = get_task("silu_and_mul")
+    op = make_opaque(MySilu(), task=task, facts={}, digest="d", reference=SiluAndMul())
+    inputs = [torch.randn(n, width) for n in (2, 3)]
+    report = fastkernels.explain(cls(op.forward), inputs, options={"batch_sizes": [2, 3]})
+    (graph,) = report.graphs
+    assert report.whole and graph.present == {op.name: 1}
+    assert (graph.kernels, graph.extern_calls) == (kernels, extern)
+    assert (graph.kernels_without, graph.extern_calls_without) == (without, extern_without)
+    assert graph.fusions_lost == lost
+    assert f"{lost} fusions lost" in report.text()
+    op.close()
+
+
+def test_inlined_candidates_are_compared_with_the_model_as_it_was_and_stay(llama: nn.Module) -> None:
+    inputs = {"input_ids": torch.arange(12)[None], "use_cache": False}
+    (before,) = fastkernels.explain(llama, inputs).graphs
+    assert before.kernels and before.kernels_unpatched is None and before.kernels_without is None
+    with fastkernels.patch(llama, {"rms_norm": Unfused}, lowering="inline") as p:
+        (graph,) = fastkernels.explain(llama, inputs).graphs
+        (quick,) = fastkernels.explain(llama, inputs, compare=False).graphs
+        with torch.no_grad():
+            llama(**inputs)
+        assert p.report.candidates[0].calls == 5
+    assert (graph.kernels_unpatched, graph.extern_calls_unpatched) == (before.kernels, before.extern_calls)
+    assert graph.extern_calls > before.extern_calls
+    assert quick.kernels_unpatched is None
+    assert (quick.kernels, quick.extern_calls) == (graph.kernels, graph.extern_calls)
+
+
+class Unfused(RMSNorm):
+    """Traced, with a call of a library in it that no compiler fuses with anything."""
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> Any:
+        out = super().forward(x, residual)
+        return out.sort(dim=-1).values.gather(-1, out.argsort(dim=-1).argsort(dim=-1))
+
+
+def test_reasons_against_capture_are_kept_at_calls_too() -> None:
+    with skip_reasons() as reasons:
+        log_cudagraph_skip_and_bump_counter("skipping cudagraphs due to mutated inputs (1 instances).\n here")
+    log_cudagraph_skip_and_bump_counter("skipping cudagraphs due to something after the end")
+    assert reasons == ["skipping cudagraphs due to mutated inputs (1 instances). here"]
+
+
+def test_nothing_is_said_of_recordings_where_none_can_be() -> None:
+    report = fastkernels.explain(Clean(), torch.ones(2, 3), mode="reduce-overhead")
+    assert (report.recordings, report.replays) == (None, None)
 
 
 def test_the_command_refuses_what_it_cannot_explain(tmp_path: Path) -> None:

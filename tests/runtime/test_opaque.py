@@ -339,6 +339,55 @@ def test_results_that_are_views_or_not_contiguous_are_copied_as_the_fake_says() 
     assert sum(op.copies.values()) == 4
 
 
+class ReturnsOneTwice(RMSNorm):
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        out = RMSNorm.forward(self, x)
+        return out, out
+
+
+def test_a_result_returned_twice_is_two_at_every_call() -> None:
+    task = get_task("rms_norm")
+    case = case_of(task, "rows_residual")
+    _, op = opaque(task, case, cls=ReturnsOneTwice)
+    with torch.no_grad():
+        for calls in (1, 2, 3):  # from the second on the dtypes are known
+            first, second = op(*drawn(case))
+            assert not torch._C._is_alias_of(first, second)
+            assert torch.equal(first, second)
+            assert op.copies.total() == calls
+
+
+class ChangesItsDtype(SiluAndMul):
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(x) if self.calls < 3 else super().forward(x).double()
+
+
+def test_a_dtype_that_was_right_before_is_still_checked() -> None:
+    task = get_task("silu_and_mul")
+    _, op = opaque(task, case_of(task, "rows"), cls=ChangesItsDtype)
+    with torch.no_grad():
+        for _ in range(2):
+            op(*drawn(case_of(task, "rows")))
+        with pytest.raises(CandidateError, match="returns float64, the task silu_and_mul says float32"):
+            op(*drawn(case_of(task, "rows")))
+
+
+class OneInATuple(Interface):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        return (x * 2,)
+
+
+def test_a_tuple_of_one_comes_back_as_such_at_every_call() -> None:
+    task = cache_task(name="test_one", interface=OneInATuple, witness=OneInATuple, mutates=())
+    op = make_opaque(OneInATuple(), task=task, facts={}, digest="d", reference=OneInATuple())
+    for _ in range(3):
+        (found,) = op(torch.ones(2))
+        assert torch.equal(found, torch.full((2,), 2.0))
+
+
 @pytest.mark.parametrize(
     ("cls", "text"),
     [

@@ -24,7 +24,7 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "ST_STALE_WEIGHT": ("AG_", "IM_", "RC_", "CG_STALE_PTR"),
         "MU_UNDECLARED": ("AL_", "IM_", "AG_", "ST_", "FK_"),
         "AL_INPUT_OUTPUT": ("AL_", "IM_", "AG_", "FK_", "MU_"),
-        "AL_OUTPUTS_SHARE": ("AL_", "FK_", "AG_"),
+        "AL_OUTPUTS_SHARE": ("AL_", "FK_", "AG_", "IM_"),
         "AL_PERSISTENT_OUTPUT": ("AL_", "CG_", "IM_", "AG_", "RC_", "MU_", "ST_", "DS_"),
         "FK_MISSING": ("FK_", "GB_", "DS_"),
         "FK_SHAPE": ("FK_", "GB_", "DS_", "AG_"),
@@ -33,7 +33,7 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "GB_DATA_DEP": ("GB_", "CG_", "DS_", "AG_", "FK_"),
         "GB_SIDE_EFFECT": ("GB_",),
         "GB_UNTRACEABLE_CALL": ("GB_", "CG_SYNC", "CG_CPU_TENSOR", "AG_", "FK_"),
-        "RC_PY_STATE": ("IM_", "CG_STALE_PTR", "CG_HOST_VALUE_BAKED", "DS_"),
+        "RC_PY_STATE": ("IM_", "CG_STALE_PTR", "CG_ALLOC_IN_POOL", "CG_HOST_VALUE_BAKED", "DS_"),
         "DS_SPECIALIZED": ("DS_", "CG_"),
         "IM_INFERENCE_MODE": ("AG_",),
         "AG_MISSING": ("AG_",),
@@ -41,15 +41,20 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "CG_SYNC": ("CG_",),
         "CG_H2D_PAGEABLE": ("CG_",),
         "CG_CPU_TENSOR": ("CG_", "GB_", "DS_", "AG_", "IM_"),  # on a device eager itself raises
-        "CG_WRONG_STREAM": ("CG_",),
+        "CG_WRONG_STREAM": ("CG_", "IM_"),
         "CG_STALE_PTR": ("CG_", "IM_"),
-        "CG_UNJOINED_STREAM": ("CG_",),
+        "CG_UNJOINED_STREAM": ("CG_", "IM_"),
         "CG_CAPTURE_ERROR": ("CG_",),
         "CG_HOST_VALUE_BAKED": ("CG_",),
         "CG_ALLOC_IN_POOL": ("CG_STALE_PTR",),
         "CG_RNG": ("CG_",),
     }
 )
+
+
+# Right results as soon as somebody waits: what such a race has spoilt in the stages before is its consequence.
+RACES = frozenset({"CG_WRONG_STREAM", "CG_UNJOINED_STREAM"})
+RACED = frozenset({"PARITY", "ND_NONDET", "ST_HISTORY", "ST_STALE_WEIGHT", "AL_PERSISTENT_OUTPUT"})
 
 
 def explains(earlier: str, later: str) -> bool:
@@ -70,7 +75,11 @@ def blame(cells: Sequence[Cell]) -> None:
     """
     failing = [c for c in cells if c.contract] or [c for c in cells if c.status == "fail"]
     roots: list[Cell] = []
+    race = next((c for c in failing if c.stage == "streams" and c.code in RACES), None)
     for cell in failing:
+        if race is not None and cell.code in RACED:
+            cell.caused_by = f"{race.stage}:{race.code}"
+            continue
         cause = next((r for r in roots if explains(r.code or "", cell.code or "")), None)
         if cause is None:
             cell.root_cause = True

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import sys
-import tempfile
-import warnings
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,6 +73,16 @@ def run_compiled(function: Callable[..., Any], arguments: Arguments) -> Any:
         raise
     except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.UserError) as error:
         raise Uncapturable(_code(error), frame_of(error)) from error
+    except Exception as error:
+        if not _raised_by_dynamo(error):
+            raise
+        raise Uncapturable("GB_UNTRACEABLE_CALL", frame_of(error)) from error
+
+
+def _raised_by_dynamo(error: BaseException) -> bool:
+    """Whether an error came while Dynamo read the code, not from a compiler behind it or from running the result."""
+    names = [frame.f_code.co_qualname for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return "InstructionTranslatorBase.run" in names and "OutputGraph.call_user_compiler" not in names
 
 
 def compiled(module: nn.Module, backend: Any) -> Callable[..., Any]:
@@ -119,51 +126,6 @@ def _code(error: BaseException) -> str:
     if isinstance(error, torch._dynamo.exc.UserError) and "data-dependent" in kind:
         return "GB_DATA_DEP"
     return "GB_UNTRACEABLE_CALL"
-
-
-def side_effect(function: Callable[[], Any]) -> str | None:
-    """What a call writes to the outside: standard streams, log records, files opened for writing; or None."""
-    opened: list[str] = []
-    active = [True]
-
-    def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        if active[0] and event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
-            opened.append(str(arguments[0]))
-
-    logged: list[str] = []
-
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            logged.append(record.getMessage())
-
-    before = sys.stdout, sys.stderr
-    handler = Collect()
-    with tempfile.TemporaryFile() as sink:
-        saved = [(fd, os.dup(fd)) for fd in (1, 2)]
-        sys.addaudithook(audit)
-        filters = warnings.filters[:]
-        warnings.simplefilter("always")
-        logging.getLogger().addHandler(handler)
-        try:
-            for fd, _ in saved:
-                os.dup2(sink.fileno(), fd)
-            function()
-        finally:
-            active[0] = False
-            for stream in before:
-                stream.flush()
-            for fd, copy in saved:
-                os.dup2(copy, fd)
-                os.close(copy)
-            logging.getLogger().removeHandler(handler)
-            warnings.filters[:] = filters
-        sink.seek(0)
-        written = sink.read().decode(errors="replace").strip()
-    if written:
-        return f"writes to a standard stream: {written[:200]!r}"
-    if logged:
-        return f"logs: {logged[0][:200]!r}"
-    return f"opens {opened[0]} for writing" if opened else None
 
 
 @contextlib.contextmanager

@@ -77,6 +77,12 @@ def _codes() -> list[Code]:
         "Fails or differs under torch.inference_mode.",
         "Do not read version counters; allocate state outside inference mode.",
     )
+    silent(
+        "CC_STALE_CACHE",
+        "cache",
+        "What the candidate built and kept on the disk is loaded again after its source has changed.",
+        "Put a hash of the source into the name of what is kept, or leave it to a builder that looks at it.",
+    )
     loud("FK_MISSING", "fake", "An operator has no fake implementation.", "register_fake.", "opaque")
     loud("FK_SHAPE", "fake", "The fake returns another shape than the kernel.", "Correct the fake.", "opaque")
     loud("FK_STRIDE", "fake", "The fake returns other strides than the kernel.", "Correct the fake.", "opaque")
@@ -107,6 +113,13 @@ def _codes() -> list[Code]:
         "dynamo",
         "A call that Dynamo cannot trace: pybind, ctypes, a loader.",
         "Wrap the call as an operator with a fake.",
+        "opaque",
+    )
+    warn(
+        "IN_NOT_EXECUTED",
+        "execution",
+        "The candidate's own kernel does not run, or not where it is compiled: the reference runs in its place.",
+        "Let the exception out; make the kernel an operator, which stands in the graph.",
         "opaque",
     )
     loud(
@@ -152,6 +165,19 @@ def _codes() -> list[Code]:
         "Copies for layout only, of at least an input's size, which the reference does not make.",
         "Read the strides that come, or allocate in the wanted layout.",
     )
+    warn(
+        "PF_FUSION_LOSS",
+        "fusion",
+        "Inductor fuses nothing across the candidate's operator: more kernels and bytes than with the reference.",
+        "Measure it compiled; a kernel that covers the neighbours, or torch operators that can be fused.",
+    )
+    warn(
+        "FZ_CONST_FOLDED",
+        "freezing",
+        "An operator reads parameters alone: work in each call, or a stale result where Inductor freezes.",
+        "Pack where the parameters are loaded, or let one operator take the input too.",
+        "opaque",
+    )
     silent(
         "DT_AUTOCAST",
         "autocast",
@@ -178,6 +204,24 @@ def _codes() -> list[Code]:
         "torch.export fails or its program differs, and compiling works.",
         "Read its text.",
         "opaque",
+    )
+    warn(
+        "EX_AOTI",
+        "aoti",
+        "An operator is defined from Python: a package made ahead of time does not find it in another process.",
+        "Define it in C++, in a library that the process loads before the package.",
+    )
+    warn(
+        "NR_NESTED_REGION",
+        "nested_region",
+        "Fails or differs in a nested compile region that is called twice, and not alone.",
+        "Compile flat, or let no operator write to the region's inputs or state.",
+    )
+    warn(
+        "SUB_DTENSOR",
+        "dtensor",
+        "Does not take distributed tensors, which the reference takes.",
+        "Take local tensors by to_local, or register_sharding for the operator.",
     )
     loud("CG_SYNC", "host_sync", "The host waits for the device: not capturable.", "Stay on the device.", "partition")
     loud(
@@ -226,20 +270,60 @@ def _codes() -> list[Code]:
         "partition",
     )
     loud(
+        "NC_MISMATCH",
+        "nccl",
+        "The ranks do not call the same collectives in the same order: they wait for each other.",
+        "Let nothing that differs between ranks decide about a collective.",
+    )
+    loud("NC_ERROR", "nccl", "A collective raises, or never ends, with two ranks.", "Read its text.")
+    silent("NC_PARITY", "nccl", "With two ranks the result is wrong.", "Correct the reduction.")
+    loud(
+        "CG_NCCL_CAPTURE",
+        "nccl",
+        "A collective cannot be captured and replayed: its communicator is new, or not warm.",
+        "Make groups beforehand, and call each collective once outside of a capture.",
+    )
+    silent(
+        "CG_PINNED_REUSE",
+        "workspace",
+        "A replay reads page-locked host memory again, which holds something else by then.",
+        "Keep the host buffer as long as the graph, unchanged, or keep the value on the device.",
+        "partition",
+    )
+    warn(
+        "CG_DYN_STORM",
+        "graph_partition",
+        "More than twice the CUDA graphs that the reference needs over several batch sizes.",
+        "One operator for the whole call; no addresses or numbers that change from call to call.",
+        "partition",
+    )
+    loud(
         "CG_PARTITION",
         "graph_partition",
         "Inductor skips CUDA graphs because of this candidate.",
         "Read its text.",
         "partition",
     )
-    loud(
-        "VL_ERROR",
+    silent(
+        "VL_SPLIT_OP",
         "vllm",
-        "Fails when compiled as vLLM compiles, with guards dropped.",
-        "Mend its earlier cells.",
+        "Reads vLLM's forward context inside a captured piece: it keeps what a capture's empty one says.",
+        "Add its operator to splitting_ops.",
         "opaque",
     )
-    loud("SG_ERROR", "sglang", "Fails when captured as SGLang captures.", "Mend its earlier cells.", "partition")
+    silent(
+        "VL_ERROR",
+        "vllm",
+        "Fails or differs where vLLM compiles it, piecewise and without guards.",
+        "Branch inside the kernel; return one layout for all sizes; keep rows apart.",
+        "opaque",
+    )
+    silent(
+        "SG_ERROR",
+        "sglang",
+        "Fails or differs in SGLang's graph runner.",
+        "Keep rows apart: those that pad a batch are not empty.",
+    )
     loud("CRASH", "any", "The process died: signal or abort.", "Run the stage alone under a debugger.")
     loud("HANG", "any", "The stage did not end within the time limit.", "Look at the line where it stood.")
     loud("UNKNOWN", "any", "The stage itself raised something it does not know.", "Read its text.")

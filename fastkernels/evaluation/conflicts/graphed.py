@@ -19,9 +19,9 @@ WARM_UPS = 3
 
 
 class Graphed:
-    """Captures ``module(*arguments)`` in the global capture mode; ``replay`` copies new contents in first.
+    """Captures ``module(*arguments)``; ``replay`` copies new contents in first.
 
-    ``watching`` is entered around the captured call alone.
+    ``watching`` is entered around the captured call alone; ``mode`` is CUDA's capture error mode.
 
     Raises (on construction):
         RuntimeError: what CUDA said about the capture.
@@ -35,6 +35,7 @@ class Graphed:
         warm_ups: int = WARM_UPS,
         pool: Any = None,
         watching: contextlib.AbstractContextManager[Any] | None = None,
+        mode: str = "global",
     ) -> None:
         self.arguments = copied(arguments)
         side = torch.cuda.Stream()
@@ -45,7 +46,8 @@ class Graphed:
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
         self.graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(self.graph, pool=pool), watching or contextlib.nullcontext():
+        captured = torch.cuda.graph(self.graph, pool=pool, capture_error_mode=mode)
+        with torch.no_grad(), captured, watching or contextlib.nullcontext():
             self.outputs = module(*self.arguments)
 
     def replay(self, arguments: tuple[Any, ...]) -> Any:
@@ -61,6 +63,9 @@ class Graphed:
 TEXTS = (
     ("unjoined work", "CG_UNJOINED_STREAM"),
     ("legacy stream", "CG_WRONG_STREAM"),
+    ("uncaptured work in another stream", "CG_WRONG_STREAM"),
+    ("StreamCaptureIsolation", "CG_WRONG_STREAM"),
+    ("must end on the same stream", "CG_WRONG_STREAM"),
     ("StreamCaptureImplicit", "CG_WRONG_STREAM"),
     ("unless the CPU tensor is pinned", "CG_H2D_PAGEABLE"),
     ("CUDA generator", "CG_RNG"),
@@ -70,6 +75,8 @@ TEXTS = (
     ("to be on the same device", "CG_CPU_TENSOR"),
     ("operation not permitted when stream is capturing", "CG_SYNC"),
     ("StreamCaptureUnsupported", "CG_SYNC"),
+    ("last recorded in a capturing stream", "CG_SYNC"),  # waits for, or asks about, an event of the capture
+    ("CapturedEvent", "CG_SYNC"),
 )
 
 

@@ -61,6 +61,9 @@ class Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self.depth and is_composite(func):  # inside a body nothing else takes these apart
+            with self:
+                return func.decompose(*args, **kwargs)
         foreign = func.namespace not in BUILTIN
         cloned = foreign and self.writes
         given = tensors((args, kwargs))
@@ -103,6 +106,13 @@ class Watch(TorchDispatchMode):
     def foreign(self) -> list[Seen]:
         """Calls of operators that are not torch's own; not those inside another's body, which no compiler sees."""
         return [s for s in self.seen if s.depth == 0 and s.op.namespace not in BUILTIN]
+
+
+def is_composite(op: torch._ops.OpOverload) -> bool:
+    """Whether one of torch's own operators only stands for calls of others."""
+    return op.namespace == "aten" and torch._C._dispatch_has_kernel_for_dispatch_key(
+        op.name(), "CompositeImplicitAutograd"
+    )
 
 
 def _equal(before: torch.Tensor, after: torch.Tensor) -> bool:

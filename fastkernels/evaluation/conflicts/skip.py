@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import NoReturn
 
 import torch
@@ -11,6 +12,12 @@ from fastkernels.evaluation.conflicts.subject import Subject
 
 class Skip(Exception):
     """The stage was not run; the message is the reason."""
+
+
+def need_engine(name: str) -> None:
+    """Raises Skip where the serving engine ``name`` is not installed."""
+    if importlib.util.find_spec(name) is None:
+        raise Skip(f"{name} is not installed")
 
 
 def need_cuda(subject: Subject, *, predicted: str = "") -> None:
@@ -36,6 +43,8 @@ NO_CUDA = (
     "libcudart",
     "not linked with support for cuda",
     "cuda is not available",
+    "requires cuda support",
+    "instantiate dummy base class",
 )
 
 

@@ -7,16 +7,14 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from fastkernels.tasks.accuracy import CONTRACTION
+from fastkernels.tasks.grouped_linear import grouped_linear, register_grouped_linear
 from fastkernels.tasks.interface import Interface
 from fastkernels.tasks.L1.gelu_and_mul import GeluAndMul
 from fastkernels.tasks.L1.silu_and_mul import SiluAndMul
 from fastkernels.tasks.L2.gated_mlp import ACTIVATIONS
 from fastkernels.tasks.task import Case, Cost, Draw, Task, element_bytes
-
-ALIGNMENT_BYTES = 16  # of every row that torch's grouped product reads
 
 
 class FusedExperts(Interface):
@@ -38,6 +36,7 @@ class FusedExperts(Interface):
         super().__init__()
         if hidden_act not in ACTIVATIONS:
             raise ValueError(f"fused_experts: hidden_act {hidden_act!r} is not one of {ACTIVATIONS}")
+        register_grouped_linear()
         self.w13_weight = nn.Parameter(torch.empty(num_experts, 2 * intermediate_size, hidden_size))
         self.w2_weight = nn.Parameter(torch.empty(num_experts, hidden_size, intermediate_size))
         self.act_fn: nn.Module = (
@@ -55,30 +54,6 @@ class FusedExperts(Interface):
         back[order] = torch.arange(len(order), device=order.device)
         chosen = rows[back].unflatten(0, topk_ids.shape)
         return (chosen * topk_weights.unsqueeze(-1)).sum(dim=1).to(hidden_states.dtype)
-
-
-def grouped_linear(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """Rows of ``x`` up to ``ends[0]`` times ``weight[0].T``, the next up to ``ends[1]`` times ``weight[1].T``, ...
-
-    One grouped product without a look at ``ends`` where torch has one, else a loop over the groups.
-    """
-    fake = isinstance(x, FakeTensor)  # shapes only: a trace, or the fake of an operator
-    half = torch.compiler.is_compiling() or fake
-    dtypes = (torch.bfloat16,) if half else (torch.bfloat16, torch.float16, torch.float32)
-    widths = (x.shape[-1], weight.shape[1])
-    aligned = all(w * x.element_size() % ALIGNMENT_BYTES == 0 for w in widths)
-    old = x.is_cuda and torch.cuda.get_device_capability(x.device) < (8, 0)
-    if hasattr(F, "grouped_mm") and len(x) and x.dtype in dtypes and x.dtype == weight.dtype and aligned and not old:
-        return F.grouped_mm(x, weight.transpose(1, 2), offs=ends.to(torch.int32))
-    out = x.new_empty(len(x), weight.shape[1])
-    if fake:
-        return out
-    start = 0
-    for expert, end in enumerate(ends.tolist()):
-        if end > start:
-            out[start:end] = F.linear(x[start:end], weight[expert])
-        start = end
-    return out
 
 
 class Witness(FusedExperts):

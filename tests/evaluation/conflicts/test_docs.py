@@ -23,5 +23,6 @@ def test_every_code_is_on_the_page_with_its_meaning_and_mend():
 def test_every_example_on_the_page_is_a_test_candidate_and_the_reverse():
     named = set(re.findall(r"\]\(\.\./([^)]+)\)", PAGE))
     candidates = ROOT / "tests/evaluation/conflicts/candidates"
-    there = {str(f.relative_to(ROOT)) for kind in ("bad", "bad_cuda") for f in (candidates / kind).glob("*.py")}
+    kinds = ("bad", "bad_cuda", "bad_engine", "remarked")
+    there = {str(f.relative_to(ROOT)) for kind in kinds for f in (candidates / kind).glob("*.py")}
     assert named == there

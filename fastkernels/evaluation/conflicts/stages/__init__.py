@@ -18,17 +18,24 @@ STAGES: Mapping[str, str] = MappingProxyType(
         "eager": "eager",
         "mutation": "mutation",
         "weights": "weights",
+        "cache": "cache",
         "fake": "fake",
         "opcheck": "opcheck",
         "dynamo": "dynamo",
+        "execution": "execution",
         "recompile": "recompile",
         "dynamic_shapes": "dynamic_shapes",
         "aot": "compiled",
         "inductor": "compiled",
         "layout": "layout",
+        "fusion": "fusion",
+        "freezing": "freezing",
         "autocast": "modes",
         "backward": "backward",
         "export": "export",
+        "aoti": "aoti",
+        "nested_region": "nested_region",
+        "dtensor": "dtensor",
         "host_sync": "host_sync",
         "streams": "streams",
         "capture": "capture",
@@ -40,12 +47,12 @@ STAGES: Mapping[str, str] = MappingProxyType(
         "inference_mode": "modes",  # after the stages that find kept state: with it, it breaks here too
         "nccl": "nccl",
         "graph_partition": "graph_partition",
-        "vllm": "engines",
-        "sglang": "engines",
+        "vllm": "vllm_piecewise",
+        "sglang": "sglang_graph",
     }
 )
 # Inductor generates and compiles C++ or Triton here.
-COMPILES = ("inductor", "graph_partition", "vllm")
+COMPILES = ("inductor", "fusion", "graph_partition", "vllm", "sglang")
 
 
 def check_of(stage: str) -> Check:

@@ -27,21 +27,26 @@ def check_backward(subject: Subject) -> Iterator[Finding]:
         raise Skip("float32 is not supported")
     found = False
     for call in asked:
-        want = _gradients(subject, call, subject.reference(call))
-        ways: list[tuple[str, Any]] = [("eager", subject.build(call))]
+        reference = subject.reference(call)
+        want = _gradients(subject, call, reference, reference)
+        module = subject.build(call)
+        ways: list[tuple[str, nn.Module, Any]] = [("eager", module, module)]
         if declared:
-            ways.append(("compiled", compiled(subject.build(call), "aot_eager")))
-        for how, function in ways:
-            for finding in _compared(subject, call, how, function, want):
+            module = subject.build(call)
+            ways.append(("compiled", module, compiled(module, "aot_eager")))
+        for how, module, function in ways:
+            for finding in _compared(subject, call, how, (module, function), want):
                 found = True
                 yield finding.model_copy(update={"advisory": not declared})
     if not declared and not found:
         raise Skip("training is not declared; the gradients are there")
 
 
-def _compared(subject: Subject, call: Call, how: str, function: Any, want: Gradients) -> Iterator[Finding]:
+def _compared(
+    subject: Subject, call: Call, how: str, built: tuple[nn.Module, Any], want: Gradients
+) -> Iterator[Finding]:
     try:
-        got = _gradients(subject, call, function)
+        got = _gradients(subject, call, *built)
     except Uncapturable as error:
         raise Skip(f"not captured: {error}") from error
     except Exception as error:  # noqa: BLE001 - a backward may raise anything; that is the finding
@@ -59,16 +64,15 @@ def _compared(subject: Subject, call: Call, how: str, function: Any, want: Gradi
             yield Finding(code="AG_WRONG_GRAD", bucket=f"{call} {how}", evidence=Evidence(text=text, node=name))
 
 
-def _gradients(subject: Subject, call: Call, function: Any) -> Gradients:
-    """Gradients by name; None where nothing flows. Raises what the backward raises."""
+def _gradients(subject: Subject, call: Call, module: nn.Module, function: Any) -> Gradients:
+    """Gradients by name; None where nothing flows. ``function`` calls ``module``, whose parameters are asked for too.
+    Raises what the backward raises."""
     arguments = pytree.tree_map_only(
         torch.Tensor, lambda t: t.requires_grad_() if t.is_floating_point() else t, subject.draw(call)
     )
-    module = function if isinstance(function, nn.Module) else None
     outputs = [o for o in tensors(function(*arguments)) if o.is_floating_point() and o.requires_grad]
     leaves = {f"argument {i}": t for i, t in enumerate(tensors(arguments)) if t.requires_grad}
-    if module is not None:
-        leaves |= dict(module.named_parameters())
+    leaves |= dict(module.named_parameters())
     if not outputs:
         return dict.fromkeys(leaves)
     generator = torch.Generator().manual_seed(5)

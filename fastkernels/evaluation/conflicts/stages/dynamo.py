@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from fastkernels.evaluation.conflicts.capture import Uncapturable, capture, side_effect
+from fastkernels.evaluation.conflicts.capture import Uncapturable, capture
 from fastkernels.evaluation.conflicts.interpreted import interpreted
 from fastkernels.evaluation.conflicts.report import Finding
+from fastkernels.evaluation.conflicts.side_effect import side_effect
 from fastkernels.evaluation.conflicts.skip import Skip
 from fastkernels.evaluation.conflicts.subject import Subject
 

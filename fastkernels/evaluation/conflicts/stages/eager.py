@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import random
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from fastkernels.evaluation.conflicts.compare import Judge, copied, same_bits, warm
 from fastkernels.evaluation.conflicts.observe import frame_of
 from fastkernels.evaluation.conflicts.report import Evidence, Finding
 from fastkernels.evaluation.conflicts.skip import Skip, wants_cuda
-from fastkernels.evaluation.conflicts.stale import blind_parameter
+from fastkernels.evaluation.conflicts.stale import blind_parameter, keeps_initial_values
 from fastkernels.evaluation.conflicts.subject import Call, Subject, leading, tensors
 
 REPEATS = 6
@@ -49,17 +51,28 @@ def check_eager(subject: Subject) -> Iterator[Finding]:
 
 def _code(error: Exception) -> str:
     """What torch refuses in eager mode already and has a code of its own: aliases of a custom_op, mixed devices."""
-    if "must not also be an input" in str(error) or "may not alias any inputs" in str(error):
-        return "AL_INPUT_OUTPUT"
+    if "may not alias any inputs" in str(error):
+        return "AL_INPUT_OUTPUT" if _returns_an_input(error) else "AL_OUTPUTS_SHARE"
     if "all tensors to be on the same device" in str(error):
         return "CG_CPU_TENSOR"
     return "EAGER_ERROR"
 
 
+def _returns_an_input(error: Exception) -> bool:
+    """Whether the call that torch refused returned memory of its arguments, from the frame that refused it: the text is
+    the same for outputs that share memory with each other."""
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    call = next((f for f in reversed(frames) if {"args", "kwargs", "result"} <= f.keys()), None)
+    if call is None:
+        return True
+    given = {t.untyped_storage()._cdata for t in tensors((call["args"], call["kwargs"]))}
+    return any(t.untyped_storage()._cdata in given for t in tensors(call["result"]))
+
+
 def _explained(subject: Subject, call: Call, judge: Judge, wrong: str, first: tuple[Call, Any]) -> Finding:
-    """Wrong because of parameters that are not read, of noise, of earlier calls, or simply wrong."""
+    """Wrong because of parameters whose old values were kept, of noise, of earlier calls, or simply wrong."""
     blind = blind_parameter(subject, call)
-    if blind is not None:
+    if blind is not None and (keeps_initial_values(subject, call) or _right_when_fresh(subject, call, judge)):
         text = f"{wrong}; the result does not change with the parameter {blind}, the reference's does"
         return Finding(code="ST_STALE_WEIGHT", bucket=str(call), evidence=Evidence(text=text, node=blind))
     again = warm(subject.build(first[0]), subject.draw(first[0]))
@@ -71,6 +84,10 @@ def _explained(subject: Subject, call: Call, judge: Judge, wrong: str, first: tu
         text = f"after earlier calls: {wrong}; alone on a fresh module the result is right"
         return Finding(code="ST_HISTORY", bucket=str(call), evidence=Evidence(text=text))
     return Finding(code="PARITY", bucket=str(call), evidence=Evidence(text=wrong))
+
+
+def _right_when_fresh(subject: Subject, call: Call, judge: Judge) -> bool:
+    return judge.wrong(warm(subject.build(call), subject.draw(call))) is None
 
 
 def _repeatable(subject: Subject, call: Call) -> Iterator[Finding]:
@@ -89,6 +106,9 @@ def _repeatable(subject: Subject, call: Call) -> Iterator[Finding]:
         warm(module, reused)
         refilled = _refill(reused, subject.draw(call))
         at_same_address = warm(module, reused) if refilled else first
+        module = subject.build(call)
+        warm(module, _small(subject.draw(call, seed=1)))  # what is calibrated by its first call, is by this one
+        calibrated = run(module)
     except Exception:  # noqa: BLE001 - reported by the parity checks above
         return
     reference = subject.reference(call)
@@ -100,6 +120,8 @@ def _repeatable(subject: Subject, call: Call) -> Iterator[Finding]:
         text = f"equal calls differ bitwise: call {differs[0]} of {REPEATS}; {why}"
     elif not same_bits(first, after_other):
         code, text = "ST_HISTORY", "the same input gives another result after a call with another input"
+    elif not same_bits(first, calibrated):
+        code, text = "ST_HISTORY", "the same input gives another result where the first call had smaller values"
     elif not same_bits(first, at_same_address):
         code, text = "ST_HISTORY", "new contents at an address seen before give the result of the old contents"
     else:
@@ -134,6 +156,11 @@ def _moves_steadily(results: list[Any]) -> bool:
     sizes = [sum(float(t.double().abs().sum()) for t in tensors(r) if t.is_floating_point()) for r in results]
     steps = [b - a for a, b in itertools.pairwise(sizes)]
     return all(s > 0 for s in steps) or all(s < 0 for s in steps)
+
+
+def _small(arguments: Any) -> Any:
+    """Floating tensors scaled down by a power of two."""
+    return pytree.tree_map_only(torch.Tensor, lambda t: t / 64 if t.is_floating_point() else t, arguments)
 
 
 def _refill(held: Any, fresh: Any) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from fastkernels.evaluation.conflicts.compare import warm
-from fastkernels.evaluation.conflicts.fake_cuda import device_moves
+from fastkernels.evaluation.conflicts.fake_cuda import faked
 from fastkernels.evaluation.conflicts.observe import Seen, Watch, frame_of, host_reads
 from fastkernels.evaluation.conflicts.report import Finding
 from fastkernels.evaluation.conflicts.skip import need_cuda
@@ -15,9 +15,17 @@ from fastkernels.evaluation.conflicts.subject import Call, Subject, tensors
 
 # Operators whose result's shape or value only the device knows, so that the host has to wait.
 WAITING = frozenset(
-    {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::_unique2"}
-    | {"aten::unique_dim", "aten::bincount", "aten::is_nonzero", "aten::repeat_interleave"}
+    {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::allclose"}
+    | {
+        "aten::_unique2",
+        "aten::unique_dim",
+        "aten::unique_consecutive",
+        "aten::bincount",
+        "aten::is_nonzero",
+        "aten::repeat_interleave",
+    }
 )
+INDEXING = frozenset({"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"})
 
 
 def check_host_sync(subject: Subject) -> Iterator[Finding]:
@@ -45,19 +53,30 @@ def _observed(subject: Subject, call: Call) -> Iterator[Finding]:
         torch.cuda.set_sync_debug_mode("default")
         if "synchronizing" not in str(error):
             raise
-        pageable = _copies_up(subject, call)
+        pageable = copies_up(subject, call)
         yield Finding(code="CG_H2D_PAGEABLE" if pageable else "CG_SYNC", bucket=str(call), evidence=frame_of(error))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def _copies_up(subject: Subject, call: Call) -> bool:
+def copies_up(subject: Subject, call: Call) -> bool:
     """Whether the only device traffic that waits goes up: a CPU tensor does, and no value is read."""
     module, arguments = subject.build(call), subject.draw(call)
     warm(module, arguments)
     with host_reads() as reads, torch.no_grad(), Watch(writes=False) as watch:
         module(*arguments)
-    return any(map(_up, watch.seen)) and not reads and not any(s.name in WAITING for s in watch.seen)
+    return any(map(_up, watch.seen)) and not reads and not any(map(_waits, watch.seen))
+
+
+def _waits(seen: Seen) -> bool:
+    """Besides the operators in WAITING, indexing with a mask: the kernel asks how many elements it holds. One value
+    written through a mask is a fill, which does not."""
+    if seen.name in WAITING:
+        return True
+    if seen.name not in INDEXING:
+        return False
+    mask = any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in seen.args[1])
+    return mask and not (len(seen.args) > 2 and seen.args[2].numel() == 1)
 
 
 def _up(seen: Seen) -> bool:
@@ -73,13 +92,17 @@ def _predicted(subject: Subject, call: Call) -> Iterator[Finding]:
     with host_reads() as reads, torch.no_grad(), Watch() as watch:
         module(*arguments)
     for seen in watch.seen:
-        if seen.name in WAITING:
+        if _waits(seen):
             where = seen.where.model_copy(update={"text": f"predicted: {seen.name} waits for the device"})
             yield Finding(code="CG_SYNC", bucket=str(call), evidence=where, predicted=True)
     for read in reads:
         where = read.where.model_copy(update={"text": f"predicted: Tensor.{read.how} brings a value to the host"})
         yield Finding(code="CG_SYNC", bucket=str(call), evidence=where, predicted=True)
-    for move in device_moves(subject, call):
+    moves, misuses = faked(subject, call)
+    for misuse in misuses:
+        if misuse.kind == "wait":
+            yield Finding(code="CG_SYNC", bucket=str(call), evidence=misuse.where, predicted=True)
+    for move in moves:
         if move.kind != "mixed":
             code = "CG_H2D_PAGEABLE" if move.kind == "up" else "CG_SYNC"
             yield Finding(code=code, bucket=str(call), evidence=move.where, predicted=True)

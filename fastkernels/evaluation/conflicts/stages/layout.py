@@ -44,8 +44,13 @@ def _is_layout_copy(seen: Seen) -> bool:
     source, target = given[-1], made[0]
     return (
         source.shape == target.shape and source.dtype == target.dtype and source.device == target.device
-        and source.stride() != target.stride() and not source.is_contiguous()
+        and source.stride() != target.stride() and not (source.is_contiguous() and _is_part(target))
     )  # fmt: skip
+
+
+def _is_part(target: torch.Tensor) -> bool:
+    """Whether a tensor is a slice of something larger: to write a result there is not to change its layout."""
+    return not torch.ops.aten.is_non_overlapping_and_dense.default(target)
 
 
 def _bytes(seen: Seen) -> int:

@@ -27,22 +27,33 @@ def check_replay(subject: Subject) -> Iterator[Finding]:
             other = Graphed(module, subject.draw(call, seed=50), pool=graphed.graph.pool())
         except RuntimeError as error:
             raise Skip(f"not captured: {error}") from error
-        judge = Judge(subject, call)
-        for seed in range(1, REPLAYS + 1):
-            got = graphed.replay(subject.draw(call, seed=seed))
-            kept = graphed.outputs
-            wrong = judge.wrong(got, seed=seed)
-            if wrong is not None:
-                again = graphed.replay(subject.draw(call, seed=seed + 10))
-                code, where = _cause(subject, call, frozen=same_bits(got, again))
-                where = where.model_copy(update={"text": f"replay {seed}: {wrong}"})
-                yield Finding(code=code, bucket=str(call), evidence=where)
-                break
-            other.replay(subject.draw(call, seed=seed + 20))
-            if not same_bits(kept, got) and not _shares(kept, other.outputs):
-                text = "replaying a second graph of the same pool changed the first graph's outputs"
-                yield Finding(code="CG_ALLOC_IN_POOL", bucket=str(call), evidence=Evidence(text=text))
-                break
+        try:
+            yield from _replayed(subject, call, graphed, other)
+        except RuntimeError as error:
+            if "illegal memory access" not in str(error):
+                raise
+            text = f"a replay uses memory that was let go: {error}"
+            yield Finding(code="CG_STALE_PTR", bucket=str(call), evidence=Evidence(text=text[:1500]))
+            return
+
+
+def _replayed(subject: Subject, call: Call, graphed: Graphed, other: Graphed) -> Iterator[Finding]:
+    judge = Judge(subject, call)
+    for seed in range(1, REPLAYS + 1):
+        got = graphed.replay(subject.draw(call, seed=seed))
+        kept = graphed.outputs
+        wrong = judge.wrong(got, seed=seed)
+        if wrong is not None:
+            again = graphed.replay(subject.draw(call, seed=seed + 10))
+            code, where = _cause(subject, call, frozen=same_bits(got, again))
+            where = where.model_copy(update={"text": f"replay {seed}: {wrong}"})
+            yield Finding(code=code, bucket=str(call), evidence=where)
+            break
+        other.replay(subject.draw(call, seed=seed + 20))
+        if not same_bits(kept, got) and not _shares(kept, other.outputs):
+            text = "replaying a second graph of the same pool changed the first graph's outputs"
+            yield Finding(code="CG_ALLOC_IN_POOL", bucket=str(call), evidence=Evidence(text=text))
+            break
 
 
 def _shares(a: Any, b: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -33,17 +34,29 @@ def _traced(subject: Subject, call: Call) -> Iterator[Finding]:
     module = subject.build(call)
     warm(module, subject.draw(call))
     arguments = subject.draw(call)
-    state = random.getstate()
+    before = _host_states(subject)
     with torch.no_grad(), Watch() as watch:
         module(*arguments)
+    moved = [name for name, state in _host_states(subject).items() if state != before.get(name, state)]
     for seen in watch.seen:
         own = [v for v in (*seen.args, *seen.kwargs.values()) if isinstance(v, torch.Generator)]
         if own:
             where = seen.where.model_copy(update={"text": f"predicted: {seen.name} draws from a generator of its own"})
             yield Finding(code="CG_RNG", bucket=str(call), evidence=where, predicted=True)
-    if random.getstate() != state:
-        text = "predicted: Python's random is used; a graph would repeat its first value"
+    if moved:
+        text = f"predicted: {' and '.join(moved)} used; a graph would repeat the first value"
         yield Finding(code="CG_RNG", bucket=str(call), evidence=Evidence(text=text), predicted=True)
+
+
+def _host_states(subject: Subject) -> dict[str, str]:
+    """The states of the host's generators by name; torch's own for the CPU only where the inputs are on a device."""
+    states = {"Python's random": repr(random.getstate())}
+    if "numpy" in sys.modules:
+        states["numpy.random"] = repr([part.tobytes() if hasattr(part, "tobytes") else part for part in
+                                       sys.modules["numpy"].random.get_state()])  # fmt: skip
+    if subject.device.type == "cuda":
+        states["torch's generator for the CPU"] = repr(torch.get_rng_state().numpy().tobytes())
+    return states
 
 
 def _replayed(subject: Subject, call: Call) -> Iterator[Finding]:

@@ -1,0 +1,29 @@
+"""Polls an event of its own until the device has come that far."""
+
+import torch
+from torch.library import custom_op
+
+import fastkernels
+from fastkernels.tasks.L1.silu import SiLU
+
+
+@custom_op("bad_cuda_cg_sync__event_query::silu", mutates_args=())
+def op(x: torch.Tensor) -> torch.Tensor:
+    y = torch.nn.functional.silu(x)
+    if x.is_cuda:
+        done = torch.cuda.Event()
+        done.record()
+        while not done.query():
+            pass
+    return y
+
+
+@op.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+@fastkernels.candidate("silu")
+class OpSiLU(SiLU):
+    def forward(self, x):
+        return op(x)
