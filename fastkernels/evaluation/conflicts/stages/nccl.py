@@ -16,7 +16,7 @@ from fastkernels.evaluation.conflicts.skip import Skip
 from fastkernels.evaluation.conflicts.subject import Subject
 from fastkernels.evaluation.conflicts.target import targets_of
 
-SECONDS = 50.0  # for two ranks: import, one communicator, a few calls; a hang ends here or at the group's own limit
+SECONDS = 80.0  # for two ranks: import, one communicator, a few calls; a hang ends here or at the group's own limit
 
 
 def check_nccl(subject: Subject) -> Iterator[Finding]:
