@@ -13,7 +13,6 @@ import torch
 from torch import is_grad_enabled, nn
 from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
 
-from fastkernels.errors import CandidateError
 from fastkernels.patches.build import Binding
 from fastkernels.patches.liveness import compile_check, firing, hooks_of, pins_of, unchanged
 from fastkernels.patches.site import Forward, Proposal
@@ -279,27 +278,3 @@ def dispatchers(model: nn.Module) -> Iterator[tuple[str, Dispatcher]]:
             forward = module.__dict__.get(slot)
             if isinstance(forward, Dispatcher):
                 yield path, forward
-
-
-def check_output(result: Any, like: Any, *, where: str, label: str, task: str) -> None:
-    """Raises CandidateError unless ``result`` has the structure, shapes and dtypes of ``like``."""
-    got, want = _flat(result), _flat(like)
-    said, wanted = ", ".join(map(_describe, got)), ", ".join(map(_describe, want))
-    if len(got) != len(want) or any(_describe(g) != _describe(w) for g, w in zip(got, want, strict=False)):
-        dtypes = {str(t.dtype).removeprefix("torch.") for t in got if isinstance(t, torch.Tensor)}
-        raise CandidateError(
-            f"{where}: candidate {label} returns {said or type(result).__name__}, the task {task} says {wanted}. "
-            f"Return what the interface does, or declare what it supports (dtypes={sorted(dtypes)})."
-        )
-
-
-def _flat(result: Any) -> list[Any]:
-    if isinstance(result, (tuple, list)):
-        return [t for r in result for t in _flat(r)]
-    return [] if result is None else [result]
-
-
-def _describe(value: Any) -> str:
-    if not isinstance(value, torch.Tensor):
-        return type(value).__name__
-    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"

@@ -12,7 +12,7 @@ from torch import nn
 
 from fastkernels.errors import CandidateError
 from fastkernels.patches.build import bound_reference
-from fastkernels.patches.dispatch import check_output
+from fastkernels.patches.output import check_output
 from fastkernels.patches.probe import quiet
 from fastkernels.patches.site import Draws, Forward, ProbeRefusal, Proposal, Scenario
 from fastkernels.runtime.launch import Launcher, compiling_ahead

@@ -1,6 +1,7 @@
 """The compile-stack conflict matrix of a candidate."""
 
-from fastkernels.evaluation.conflicts.codes import CODES, Code
+from fastkernels.evaluation.conflicts.code import Code
+from fastkernels.evaluation.conflicts.codes import CODES
 from fastkernels.evaluation.conflicts.report import Cell, ConflictReport
 from fastkernels.evaluation.conflicts.run import conflicts
 
