@@ -193,8 +193,7 @@ def test_opaque_candidates_are_one_operator_each_in_one_graph_for_ten_batch_size
     assert not graph.decomposed
 
 
-@SLOW
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=SLOW)], ids=["f32", "bf16"])
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_the_shipped_candidates_code_is_in_one_graph_for_ten_batch_sizes(name: str, dtype: torch.dtype) -> None:
     seen = run(SUBJECTS[name], "inline", dtype=dtype)
