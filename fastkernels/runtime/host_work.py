@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 # Methods of Tensor that bring a value, or memory, to Python.
 READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__", "__complex__")
 # Operators whose result only the data knows: C++ that reads a value ends here.
-WAITING = frozenset(
+WAITING_OPERATORS = frozenset(
     {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::_unique2"}
     | {"aten::unique_dim", "aten::unique_consecutive", "aten::bincount", "aten::is_nonzero"}
 )
@@ -54,7 +54,7 @@ class _Operators(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func._schema.name
-        if name in WAITING or (_on((args, kwargs), "cuda") and _on(result, "cpu")):
+        if name in WAITING_OPERATORS or (_on((args, kwargs), "cuda") and _on(result, "cpu")):
             self.found.append(f"{name}{_line()}")
         return result
 

@@ -23,8 +23,8 @@ class Options:
         sequence_lengths: the same for the second dimension.
         exclude: globs over task, operator name or candidate class: these operators go back to their reference.
         capture_unsafe: globs of the same kind: these operators stay out of CUDA graphs.
-        select: ``measured`` keeps an operator only where the graph is faster with it than with its reference. Candidates
-            traced inline are no operators, and stay: ``patch(lowering="opaque")`` makes them some.
+        select: ``measured`` keeps an operator only where the graph is faster with it than with its reference.
+            Candidates traced inline are no operators, and stay: ``patch(lowering="opaque")`` makes them some.
         inductor: everything else, by the names of ``torch._inductor.config``.
     """
 

@@ -12,19 +12,10 @@ from fastkernels.evaluation.conflicts.observe import Seen, Watch, frame_of, host
 from fastkernels.evaluation.conflicts.report import Finding
 from fastkernels.evaluation.conflicts.skip import need_cuda
 from fastkernels.evaluation.conflicts.subject import Call, Subject, tensors
+from fastkernels.runtime.host_work import WAITING_OPERATORS
 
-# Operators whose result's shape or value only the device knows, so that the host has to wait.
-WAITING = frozenset(
-    {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::allclose"}
-    | {
-        "aten::_unique2",
-        "aten::unique_dim",
-        "aten::unique_consecutive",
-        "aten::bincount",
-        "aten::is_nonzero",
-        "aten::repeat_interleave",
-    }
-)
+# Operators that read values on the host; these two do so in their composite forms.
+WAITING = WAITING_OPERATORS | {"aten::allclose", "aten::repeat_interleave"}
 INDEXING = frozenset({"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"})
 
 
