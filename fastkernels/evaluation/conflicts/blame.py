@@ -35,6 +35,7 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "GB_UNTRACEABLE_CALL": ("GB_", "CG_SYNC", "CG_CPU_TENSOR", "AG_", "FK_"),
         "RC_PY_STATE": ("IM_", "CG_STALE_PTR", "CG_ALLOC_IN_POOL", "CG_HOST_VALUE_BAKED", "DS_"),
         "DS_SPECIALIZED": ("DS_", "CG_"),
+        "DS_SHAPE_GUARD": ("VL_ERROR",),
         "IM_INFERENCE_MODE": ("AG_",),
         "AG_MISSING": ("AG_",),
         "AG_NO_BACKWARD": ("AG_",),
@@ -57,6 +58,10 @@ RACES = frozenset({"CG_WRONG_STREAM", "CG_UNJOINED_STREAM"})
 RACED = frozenset({"PARITY", "ND_NONDET", "ST_HISTORY", "ST_STALE_WEIGHT", "AL_PERSISTENT_OUTPUT"})
 
 
+# Warnings that an engine turns into failures: vLLM drops the guards that make a branch on a size right.
+BECOMES = MappingProxyType({"DS_SHAPE_GUARD": "VL_ERROR"})
+
+
 def explains(earlier: str, later: str) -> bool:
     """Whether a failure with code ``earlier`` accounts for one with code ``later`` in a later stage.
 
@@ -71,9 +76,12 @@ def explains(earlier: str, later: str) -> bool:
 def blame(cells: Sequence[Cell]) -> None:
     """Marks each failing cell of one candidate, in the order of stages, as a root cause or as caused by an earlier one.
 
-    Warnings are roots only where no contract cell fails: beside a broken contract they are remarks.
+    Warnings are roots only where no contract cell fails, or where an engine's failure follows from them: beside another
+    broken contract they are remarks.
     """
-    failing = [c for c in cells if c.contract] or [c for c in cells if c.status == "fail"]
+    codes = {c.code for c in cells if c.contract}
+    warned = {w for w, becomes in BECOMES.items() if codes == {becomes}}
+    failing = [c for c in cells if c.contract or (c.status == "fail" and (not codes or c.code in warned))]
     roots: list[Cell] = []
     race = next((c for c in failing if c.stage == "streams" and c.code in RACES), None)
     for cell in failing:

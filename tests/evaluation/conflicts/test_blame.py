@@ -32,6 +32,13 @@ def test_a_warning_is_a_root_only_where_no_contract_fails():
     assert blamed(cell("dynamic_shapes", "DS_SHAPE_GUARD"), cell("host_sync", "CG_SYNC"))[0] == ["CG_SYNC"]
 
 
+def test_a_dropped_guard_accounts_for_what_vllm_gets_wrong():
+    got = blamed(cell("dynamic_shapes", "DS_SHAPE_GUARD"), cell("vllm", "VL_ERROR"))
+    assert got == (["DS_SHAPE_GUARD"], ["dynamic_shapes:DS_SHAPE_GUARD"])
+    other = cell("eager", "PARITY"), cell("dynamic_shapes", "DS_SHAPE_GUARD"), cell("vllm", "VL_ERROR")
+    assert blamed(*other)[0] == ["PARITY"]
+
+
 def test_a_race_between_streams_accounts_for_what_it_spoils_in_the_stages_before():
     got = blamed(cell("eager", "ND_NONDET"), cell("streams", "CG_WRONG_STREAM"), cell("capture", "CG_SYNC"))
     assert got == (["CG_WRONG_STREAM"], ["streams:CG_WRONG_STREAM"] * 2)
