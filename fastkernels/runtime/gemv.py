@@ -11,7 +11,7 @@ import os
 
 import torch
 
-from fastkernels.runtime.launch import Launcher, is_compiling_ahead
+from fastkernels.runtime.launch import Launcher
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # The interpreter cuts bfloat16 off where a GPU rounds.
@@ -70,8 +70,8 @@ def gemv(
 ) -> torch.Tensor | None:
     """``F.linear(x, weight, bias)`` of one row, summed in float32; None where the call is not for this kernel.
 
-    That is: more than one row, no GPU, no half precision, strided weights, or gradients. Inside ``compiling_ahead``
-    always None, with the compilation for one row started: a probe has more rows than the decode steps after it.
+    That is: more than one row, no GPU, no half precision, strided weights, or gradients. For graphs: launched from
+    eager code, a product of torch's own costs the CPU less, which is what bounds one token there.
 
     Args:
         x: (..., K), one row in all.
@@ -79,11 +79,11 @@ def gemv(
         bias: N values, contiguous: a bias, or one row to add to.
         gated: the first N / 2 outputs pass SiLU and are multiplied with the others, (..., N / 2); without a bias.
     """
-    depth, ahead = x.shape[-1], is_compiling_ahead()
+    depth = x.shape[-1]
     if (
         _launch_gemv is None
-        or not (x.numel() == depth or (ahead and x.numel()))
         or not (x.is_cuda or INTERPRETED)
+        or x.numel() != depth
         or x.dtype != weight.dtype
         or x.dtype not in DTYPES
         or not weight.is_contiguous()
@@ -91,14 +91,13 @@ def gemv(
     ):
         return None
     width = weight.shape[0] // 2 if gated else weight.shape[0]
-    row = x.flatten()[:depth] if ahead else x if x.is_contiguous() else x.contiguous()
-    out = x.new_empty((width,) if ahead else (*x.shape[:-1], width))
+    out = x.new_empty((*x.shape[:-1], width))
     block_width, block_depth, warps = SHORT_TILE if depth <= SHORT else LONG_TILE
     _launch_gemv(
         (-(-width // block_width), 1),
-        (out, row, weight, bias),
+        (out, x if x.is_contiguous() else x.contiguous(), weight, bias),
         (),
         (width, depth, block_width, block_depth, gated),
         warps,
     )
-    return None if ahead else out
+    return out

@@ -84,7 +84,7 @@ class LlamaMLP(gated_mlp.LlamaMLP):
         if not x.is_cuda or type(down) is not Linear or down.bias is not None or torch.is_grad_enabled():
             return residual + LlamaMLP.forward(self, x)  # not self.forward: that one is counted
         activated = self._activated(x)
-        one = gemv(activated, down.weight, residual)
+        one = gemv(activated, down.weight, residual) if is_compiling() else None
         if one is not None:
             return one
         width = residual.shape[-1]
@@ -94,7 +94,7 @@ class LlamaMLP(gated_mlp.LlamaMLP):
     def _activated(self, x: torch.Tensor) -> torch.Tensor:
         parts = self._modules  # a plain dict: nn.Module's own look-up costs a microsecond a name
         gate_up, activation = parts["gate_up_proj"], parts["act_fn"]
-        if type(gate_up) is Linear and gate_up.bias is None and _silu(activation):
+        if is_compiling() and type(gate_up) is Linear and gate_up.bias is None and _silu(activation):
             one = gemv(x, gate_up.weight, gated=True)
             if one is not None:
                 return one
@@ -176,5 +176,5 @@ def _swiglu(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def _project(linear: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     if type(linear) is not Linear:
         return linear(x)
-    out = gemv(x, linear.weight, linear.bias)
+    out = gemv(x, linear.weight, linear.bias) if is_compiling() else None
     return F.linear(x, linear.weight, linear.bias) if out is None else out
