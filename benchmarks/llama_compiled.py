@@ -22,6 +22,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.about import about
 from benchmarks.bootstrap import bootstrap_ratio
 from benchmarks.llama_eager import STEPS, build
 
@@ -218,7 +219,7 @@ def main() -> None:
         for name in args.arms:
             ask(name, "done", workload)
     if args.out is not None:
-        args.out.write_text(json.dumps(_about() | record, indent=1))
+        args.out.write_text(json.dumps(about() | record, indent=1))
     for pipe in pipes.values():
         pipe.send(None)
 
@@ -233,24 +234,6 @@ def _row(workload: str, name: str, base: str, times: Any, tokens: Any, record: d
     record["times_ms"][f"{workload}, {name}"] = times[name]
     over = "  ".join(f"{r:.3f}x [{low:.3f}, {high:.3f}] over {o}" for o, (r, low, high) in ratios.items() if o != name)
     return f"{workload:16} {name:16} {ms:7.2f} ms  {over}  {same}/{len(tokens[name])} last tokens as {base}"
-
-
-def _about() -> dict[str, Any]:
-    import datetime
-
-    import torch
-    import transformers
-    import triton
-
-    return {
-        "date": datetime.date.today().isoformat(),
-        "device": torch.cuda.get_device_name(),
-        "versions": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "triton": triton.__version__,
-        },
-    }
 
 
 if __name__ == "__main__":

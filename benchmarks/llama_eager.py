@@ -9,7 +9,6 @@ same GPU; the parent lets them run in turn, ABBA, so drift falls on all alike.
 from __future__ import annotations
 
 import argparse
-import datetime
 import gc
 import itertools
 import json
@@ -21,6 +20,7 @@ import statistics
 import time
 from typing import Any
 
+from benchmarks.about import about
 from benchmarks.bootstrap import bootstrap_ratio
 
 STEPS = 24
@@ -220,25 +220,8 @@ def _row(workload: str, name: str, eager: list[float], values: list[float]) -> d
 
 
 def _record(*parts: Any) -> dict[str, Any]:
-    import torch
-    import transformers
-    import triton
-
     facts, outputs, calls, rows, times = parts
-    return {
-        "date": datetime.date.today().isoformat(),
-        "device": torch.cuda.get_device_name(),
-        "versions": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "triton": triton.__version__,
-        },
-        "facts": facts,
-        "outputs": outputs,
-        "calls": calls,
-        "rows": rows,
-        "times_ms": times,
-    }
+    return about() | {"facts": facts, "outputs": outputs, "calls": calls, "rows": rows, "times_ms": times}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from fastkernels.patches.output import check_output
 from fastkernels.patches.probe import quiet
 from fastkernels.patches.site import Draws, Forward, ProbeRefusal, Proposal, Scenario
 from fastkernels.runtime.launch import Launcher, compiling_ahead
+from fastkernels.runtime.lowering import fresh
 from fastkernels.tasks import Task, get_task
 from fastkernels.tasks.accuracy import Error, measure, worst
 
@@ -78,7 +79,7 @@ def first_call(
     calls: list[tuple[Any, ...]] = []
 
     def recorded(*call: Any) -> Any:
-        calls.append(tuple(a.detach().clone() if isinstance(a, torch.Tensor) else a for a in call))
+        calls.append(tuple(fresh(call)))
         return implementation(*call)
 
     with quiet(module):

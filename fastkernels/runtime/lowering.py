@@ -104,7 +104,7 @@ def lower(
     if like is not None and like.op is not None:
         seen = like.op.host_work
     else:
-        seen = None if example is None else host_work(forward, lambda: _fresh(example))
+        seen = None if example is None else host_work(forward, lambda: fresh(example))
     op = make_opaque(
         implementation,
         task=task,
@@ -126,7 +126,7 @@ def lower(
     return Lowered(forward=op.forward, kind="opaque", reason=reason, op=op, absent=absent)
 
 
-def _fresh(example: Sequence[Any]) -> list[Any]:
+def fresh(example: Sequence[Any]) -> list[Any]:
     """The arguments with their tensors copied."""
     return [a.detach().clone() if isinstance(a, torch.Tensor) else a for a in example]
 

@@ -15,7 +15,7 @@ from torch.compiler import is_compiling
 from fastkernels.errors import CandidateError, LoweringError
 from fastkernels.runtime.candidate import Candidate, Lowering
 from fastkernels.runtime.fake import reference_for, slots_of
-from fastkernels.runtime.lowering import Forward, Lowered, lower
+from fastkernels.runtime.lowering import Forward, Lowered, fresh, lower
 from fastkernels.runtime.opaque import canonical
 from fastkernels.tasks import Task
 
@@ -245,7 +245,7 @@ def _calls(
         def recorded(*args: Any, **kwargs: Any) -> Any:
             if key not in calls:
                 bound = signature.bind(*args, **kwargs)
-                calls[key] = tuple(a.detach().clone() if isinstance(a, torch.Tensor) else a for a in bound.args)
+                calls[key] = tuple(fresh(bound.args))
             return method(*args, **kwargs)
 
         return recorded
@@ -258,7 +258,7 @@ def _calls(
                 undo.append((slots, method, method in slots, slots.get(method)))
                 slots[method] = recording(getattr(part, method), (path, method))
         with torch.no_grad():
-            implementation.forward(*(a.detach().clone() if isinstance(a, torch.Tensor) else a for a in example))
+            implementation.forward(*fresh(example))
     finally:
         for slots, method, present, former in reversed(undo):
             if present:

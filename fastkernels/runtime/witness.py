@@ -68,6 +68,11 @@ class CountCopies(SchedulerPass):  # type: ignore[misc] # the base depends on to
         return (self.key, get_hash_for_files((__file__,)))
 
 
+def is_launch(node: Any) -> bool:
+    """Whether a scheduler node runs something: not memory alone, nor one of the results of another node's call."""
+    return not isinstance(node, NopKernelSchedulerNode) and not isinstance(node.node, MultiOutput)
+
+
 class CountKernels(SchedulerPass):  # type: ignore[misc] # as above
     """``_post_fusion_custom_pass``: counts kernels to be generated, and calls of kernels that are not Inductor's."""
 
@@ -76,9 +81,8 @@ class CountKernels(SchedulerPass):  # type: ignore[misc] # as above
 
     def __call__(self, nodes: list[Any]) -> list[Any]:
         for node in nodes:
-            if isinstance(node, NopKernelSchedulerNode) or isinstance(node.node, MultiOutput):
-                continue  # memory alone; one of the results of a call that was counted
-            counters["inductor"][LAUNCHED + (EXTERN if node.is_extern() else KERNELS)] += 1
+            if is_launch(node):
+                counters["inductor"][LAUNCHED + (EXTERN if node.is_extern() else KERNELS)] += 1
         return nodes
 
     def uuid(self) -> Any | None:

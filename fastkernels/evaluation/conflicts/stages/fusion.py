@@ -10,8 +10,6 @@ import torch
 import torch._dynamo
 from torch import nn
 from torch._inductor.compile_fx import compile_fx
-from torch._inductor.ir import MultiOutput
-from torch._inductor.scheduler import NopKernelSchedulerNode
 
 from fastkernels.evaluation.conflicts.capture import Uncapturable, run_compiled
 from fastkernels.evaluation.conflicts.host import Host
@@ -21,6 +19,7 @@ from fastkernels.evaluation.conflicts.report import Evidence, Finding
 from fastkernels.evaluation.conflicts.skip import Skip
 from fastkernels.evaluation.conflicts.stages.compiled import operators
 from fastkernels.evaluation.conflicts.subject import Call, Subject
+from fastkernels.runtime.witness import is_launch
 
 
 class _Counted(Exception):
@@ -59,8 +58,7 @@ def _cost(subject: Subject, call: Call, module: nn.Module) -> Cost:
     names: set[str] = set()
 
     def count(nodes: list[Any]) -> list[Any]:
-        # Memory alone is no kernel, nor is one of the results of a call.
-        real = [n for n in nodes if not isinstance(n, NopKernelSchedulerNode) and not isinstance(n.node, MultiOutput)]
+        real = [n for n in nodes if is_launch(n)]
         launches.append((len(real), sum(n.get_read_write_buffers_sizes() for n in real)))
         raise _Counted
 
