@@ -143,6 +143,8 @@ def _run(plan: Plan, folder: Path, rank: int, tell: Callable[..., None]) -> None
     device = torch.device("cuda", rank) if plan.cuda else torch.device("cpu")
     if plan.cuda:
         torch.cuda.set_device(device)
+    subject = Subject(candidate=plan.target.load(), device=device)
+    call = next(iter(subject.calls(rows=[ROWS], cases=1)))  # tries the candidate: before there is a group to wait for
     dist.init_process_group(
         "nccl" if plan.cuda else "gloo",
         store=dist.FileStore(str(folder / "store"), RANKS),
@@ -150,8 +152,6 @@ def _run(plan: Plan, folder: Path, rank: int, tell: Callable[..., None]) -> None
         world_size=RANKS,
         timeout=datetime.timedelta(seconds=GROUP_TIMEOUT_SECONDS),
     )
-    subject = Subject(candidate=plan.target.load(), device=device)
-    call = next(iter(subject.calls(rows=[ROWS], cases=1)))
     module, judge = subject.build(call), Judge(subject, call)
 
     def verdict(got: Any, seed: int, how: str) -> None:

@@ -56,6 +56,31 @@ def test_no_cell_fails_on_a_device(file):
     assert {c.stage: c.reason for c in report.cells if c.stage in ON_A_DEVICE and c.status != "pass"} == {}
 
 
+BARE_FLASHINFER = """
+import flashinfer
+import torch
+
+import fastkernels
+from fastkernels.tasks.L1.silu_and_mul import SiluAndMul
+
+
+@fastkernels.candidate("silu_and_mul", devices=("cuda",), dtypes=(torch.bfloat16, torch.float16))
+class BareSiluAndMul(SiluAndMul):
+    def forward(self, x):
+        if x.shape[-1] // 2 % 8:
+            return super().forward(x)
+        return flashinfer.activation.silu_and_mul(x.contiguous())
+"""
+
+
+@pytest.mark.gpu
+def test_a_compiled_function_of_a_library_called_bare_is_untraceable_and_an_operator_mends_it(tmp_path):
+    pytest.importorskip("flashinfer")
+    (tmp_path / "bare.py").write_text(BARE_FLASHINFER)
+    (root,) = conflicts(tmp_path / "bare.py").roots
+    assert (root.code, root.mend.automatic, root.after_mend) == ("GB_UNTRACEABLE_CALL", "opaque", "pass")
+
+
 def test_no_cell_fails_in_a_sample(tmp_path):
     for name in ("custom_op_silu", "index_embedding", "torch_rms_norm"):
         shutil.copy(next(f for f in CLEAN if f.stem == name), tmp_path)
