@@ -21,3 +21,7 @@ class LoweringError(FastkernelsError):
 
 class BackendError(FastkernelsError):
     """``torch.compile(backend="fastkernels")`` was given something that it does not know."""
+
+
+class EvaluationError(FastkernelsError):
+    """A scenario, a result or an arm of an evaluation is not as it must be."""
