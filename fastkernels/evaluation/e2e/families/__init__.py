@@ -1,0 +1,1 @@
+"""How each family of models is served, timed and judged."""

@@ -1,0 +1,162 @@
+"""Language models: greedy decoding with a cache, judged by their logits on real text."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastkernels.errors import EvaluationError
+from fastkernels.evaluation.e2e.families import metrics
+from fastkernels.evaluation.e2e.families.decoding import Decoder, plausible
+from fastkernels.evaluation.e2e.families.family import Distance, Family, Mode, Served, Session, Tensors
+from fastkernels.evaluation.e2e.prompts import tokenise
+from fastkernels.evaluation.e2e.workload import Workload
+
+PREFILL, STEPS = 64, 32  # tokens of a check sequence, by the way they are run
+KEPT = 8  # places of the prefill that are judged: with the steps' 40 x vocabulary a sequence, 20 MB at 128k
+GOLDEN = 0.618
+ERRORS = 4.0
+PAD = -1  # after a prompt that is shorter than the longest
+
+
+class LLMSession(Session):
+    """A causal language model. See ``Family.session`` for the arguments."""
+
+    def __init__(
+        self, model: nn.Module, *, mode: Mode, backend: str, seed: int, texts: tuple[str, ...], check_size: int
+    ) -> None:
+        self.decoder = Decoder(model, mode=mode, backend=backend)
+        self._seed, self._texts, self._check_size = seed, texts, check_size
+        self._prompts: dict[tuple[int, int], Tensor] = {}
+        self._passes: Counter[str] = Counter()
+        self._noise: float | None = None
+
+    def serve(self, workload: Workload) -> Served:
+        prompts = self._draw(workload)
+        batches = [prompts[at : at + workload.batch] for at in range(0, workload.requests, workload.batch)]
+        try:
+            done = [self.decoder.generate(torch.stack(batch), count=workload.output_tokens) for batch in batches]
+        except EvaluationError as error:
+            raise EvaluationError(f"{workload.name}: {error}") from None
+        tokens = torch.cat([batch.tokens for batch in done])
+        padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_value=PAD)
+        return Served(
+            requests=workload.requests,
+            tokens=tokens.numel(),
+            steps=len(done) * workload.output_tokens,
+            latency_ms=tuple(batch.latency_ms for batch in done),
+            ttft_ms=tuple(batch.ttft_ms for batch in done),
+            tpot_ms=tuple(ms for batch in done for ms in batch.tpot_ms),
+            outputs={"tokens": tokens, "prompts": padded},
+        )
+
+    def answer(self) -> Tensors:
+        """``logits`` (check_size, 40, vocabulary) when forced, and ``targets`` (check_size, 40) that they predict."""
+        text = self._tokens(PREFILL + STEPS + 1, self._check_size)
+        logits = self.decoder.forced(text[:, :-1], prefill=PREFILL, kept=KEPT)
+        return {"logits": logits, "targets": text[:, -logits.shape[1] :]}
+
+    def noise(self) -> float:
+        """Root mean square difference between this model's logits on the check text, cached and computed whole."""
+        if self._noise is None:
+            text = self._tokens(PREFILL + STEPS + 1, self._check_size)[:, :-1]
+            cached = self.decoder.forced(text, prefill=PREFILL, kept=KEPT)
+            whole = self.decoder.whole(text, kept=cached.shape[1]).cpu()
+            self._noise = (cached - whole).double().square().mean().sqrt().item()
+        return self._noise
+
+    def _draw(self, workload: Workload) -> list[Tensor]:
+        """One prompt a request. They are other tokens in each pass, so that no answer can be kept from an earlier one.
+
+        A pass turns each prompt by another part of its length: as much text as before but for one seam, and nothing to
+        tokenise; what followed the old end says nothing of what follows the new one.
+        """
+        if not workload.input_tokens or not workload.output_tokens:
+            raise EvaluationError(f"{workload.name}: give it input_tokens, and at least 1 of output_tokens")
+        at_pass = self._passes[workload.name]
+        self._passes[workload.name] += 1
+        prompts = []
+        for request in range(workload.requests):
+            length = workload.input_tokens[request // workload.batch % len(workload.input_tokens)]
+            prompts.append(self._tokens(length, workload.requests)[request].roll(at_pass * (int(GOLDEN * length) | 1)))
+        return prompts
+
+    def _tokens(self, length: int, count: int) -> Tensor:
+        """(count, length), the same in all arms."""
+        if (length, count) not in self._prompts:
+            folder = Path(getattr(self.decoder.model, "name_or_path", "") or "")
+            self._prompts[length, count] = tokenise(
+                self._texts,
+                folder if (folder / "tokenizer.json").is_file() else None,
+                self.decoder.vocabulary,
+                length,
+                count,
+                self._seed + length,
+            )
+        return self._prompts[length, count]
+
+
+class LLM(Family):
+    """Causal language models."""
+
+    names = ("LLM",)
+    category = "LLM"
+    unit = "tokens"
+
+    def default_workloads(self) -> Mapping[str, Workload]:
+        members = (
+            Workload(name="LLM.single_request", batch=1, requests=1, input_tokens=(512,), output_tokens=128),
+            # Lengths are taken in turn, batch by batch: three batches, so that each length is served.
+            Workload(name="LLM.mixed", batch=8, requests=24, input_tokens=(128, 512, 1024), output_tokens=64),
+            Workload(name="LLM.long_context", batch=1, requests=1, input_tokens=(8192,), output_tokens=32),
+            Workload(name="LLM.fixed_batch", batch=64, requests=64, input_tokens=(512,), output_tokens=64),
+            Workload(name="LLM.prefill", batch=1, requests=1, input_tokens=(2048,), output_tokens=1),
+        )
+        return {workload.name: workload for workload in members}
+
+    def session(
+        self, model: nn.Module, *, mode: Mode, backend: str, seed: int, texts: tuple[str, ...], check_size: int
+    ) -> LLMSession:
+        return LLMSession(model, mode=mode, backend=backend, seed=seed, texts=texts, check_size=check_size)
+
+    def distances(self, outputs: Tensors, oracle: Tensors) -> dict[str, Distance]:
+        logits, wanted = outputs["logits"], oracle["logits"]
+        return {
+            "logit_kl": metrics.kl_divergence(logits, wanted),
+            "logit_l2": metrics.relative_l2(logits, wanted),
+            "argmax": metrics.disagreement(logits, wanted),
+            "top5": metrics.top_k_overlap(logits, wanted, k=5),
+            "perplexity": _perplexity(logits, wanted, oracle["targets"]),
+        }
+
+    def plausible(self, session: Session, workload: Workload, outputs: Tensors) -> tuple[float, Any]:
+        if not isinstance(session, LLMSession):
+            raise EvaluationError(f"{workload.name}: its timed tokens are scored by an LLM session, not {session!r}")
+        tokens, wanted = outputs["tokens"], (workload.requests, workload.output_tokens)
+        if tokens.shape != wanted:
+            raise EvaluationError(f"{workload.name}: served tokens of shape {tuple(tokens.shape)}, asked for {wanted}")
+        prompts = [row[row != PAD] for row in outputs["prompts"]]
+        return plausible(session.decoder, prompts, tokens, noise=session.noise())
+
+
+def _perplexity(logits: Tensor, oracle: Tensor, targets: Tensor) -> Distance:
+    """The mean difference of log likelihoods and ``ERRORS`` times its standard error; shown as the perplexity.
+
+    A mean of few tokens is 0 by luck, and a baseline that had such luck would fail every honest candidate: with the
+    errors, two draws of no true difference are within the slack of the calibration.
+    """
+    loss, wanted = (torch.stack(list(map(_loss, x, targets))) for x in (logits, oracle))
+    gap = loss - wanted
+    error = ERRORS * gap.std().item() / math.sqrt(gap.numel())
+    return Distance(value=abs(gap.mean().item()) + error, shown=math.exp(loss.mean().item()))
+
+
+def _loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Negative log likelihood of each target, one sequence at a time for its memory."""
+    return -logits.double().log_softmax(-1).gather(-1, targets.unsqueeze(-1))
