@@ -1,0 +1,1 @@
+"""How much of a model's modules and time candidates stand for."""
