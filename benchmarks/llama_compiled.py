@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.about import about
-from benchmarks.bootstrap import bootstrap_ratio
 from benchmarks.llama_eager import STEPS, build
 
 TOKENS, CACHE = 512, 1024
@@ -225,11 +224,13 @@ def main() -> None:
 
 
 def _row(workload: str, name: str, base: str, times: Any, tokens: Any, record: dict[str, Any]) -> str:
+    from fastkernels.evaluation.statistics import median_ratio  # not at the top: it would bring torch to the arms early
+
     ms, same = statistics.median(times[name]), sum(a == b for a, b in zip(tokens[name], tokens[base], strict=True))
     ratios = {}
     for other in times:
-        low, ratio, high = bootstrap_ratio(times[other], times[name])
-        ratios[other] = (ratio, low, high)
+        x = median_ratio(times[other], times[name])
+        ratios[other] = (x.value, x.low, x.high)
     record["rows"].append({"workload": workload, "arm": name, "ms": ms, "x_over": ratios, "same_last_tokens": same})
     record["times_ms"][f"{workload}, {name}"] = times[name]
     over = "  ".join(f"{r:.3f}x [{low:.3f}, {high:.3f}] over {o}" for o, (r, low, high) in ratios.items() if o != name)

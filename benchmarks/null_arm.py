@@ -17,7 +17,6 @@ import pathlib
 import statistics
 import time
 
-from benchmarks.bootstrap import bootstrap_ratio
 from benchmarks.llama_eager import WORKLOADS, _runner, build
 
 # Name: the sites that get identity candidates; None for none.
@@ -28,6 +27,7 @@ def main() -> None:
     import torch
 
     import fastkernels
+    from fastkernels.evaluation.statistics import median_ratio
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=40)
@@ -56,10 +56,10 @@ def main() -> None:
                 ms = runs[side]()
                 times[side] += [ms] if turn >= 2 else []  # the first two warm up
         for side in SIDES:
-            low, ratio, high = bootstrap_ratio(times["plain"], times[side])
-            record[f"{workload}, {side}"] = {"x": ratio, "low": low, "high": high, "ms": times[side]}
+            x = median_ratio(times["plain"], times[side])
+            record[f"{workload}, {side}"] = {"x": x.value, "low": x.low, "high": x.high, "ms": times[side]}
             row = f"{statistics.median(times['plain']):.2f} to {statistics.median(times[side]):.2f} ms"
-            print(f"{workload:16} {side:16} {row}  {ratio:.3f}x [{low:.3f}, {high:.3f}]", flush=True)
+            print(f"{workload:16} {side:16} {row}  {x.value:.3f}x [{x.low:.3f}, {x.high:.3f}]", flush=True)
         record[f"{workload}, plain"] = times["plain"]
     for side, patch in handles.items():
         assert all(d.calls > 0 and not d.bypassed for d in patch.dispatchers.values()), side

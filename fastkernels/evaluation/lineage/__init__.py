@@ -1,0 +1,1 @@
+"""Lineage: evaluations kept as MLflow runs, and compared over time."""
