@@ -2,8 +2,10 @@
 
 The public verbs; everything else is found in the package that it belongs to."""
 
-from fastkernels.errors import CandidateError, FastkernelsError, PatchError
+from fastkernels.errors import CandidateError, EvaluationError, FastkernelsError, PatchError
 from fastkernels.evaluation.conflicts.run import conflicts
+from fastkernels.evaluation.coverage.coverage import coverage
+from fastkernels.evaluation.e2e.evaluate import evaluate
 from fastkernels.evaluation.explain import explain
 from fastkernels.patches.patch import Patch, patch, plan
 from fastkernels.patches.report import Report
@@ -16,6 +18,7 @@ __all__ = [
     "Candidate",
     "CandidateError",
     "CompileReport",
+    "EvaluationError",
     "FastkernelsError",
     "Patch",
     "PatchError",
@@ -23,6 +26,8 @@ __all__ = [
     "Supports",
     "candidate",
     "conflicts",
+    "coverage",
+    "evaluate",
     "explain",
     "patch",
     "plan",

@@ -5,9 +5,14 @@ from __future__ import annotations
 import typer
 
 from fastkernels.cli.conflicts import conflicts
+from fastkernels.cli.coverage import coverage
+from fastkernels.cli.eval import evaluate
 from fastkernels.cli.explain import explain
+from fastkernels.cli.history import history
 from fastkernels.cli.list import list_tasks
 from fastkernels.cli.plan import plan
+from fastkernels.cli.report import report
+from fastkernels.cli.score import score
 
 app = typer.Typer(
     name="fastkernels",
@@ -20,6 +25,11 @@ app.command("plan")(plan)
 app.command("list")(list_tasks)
 app.command("conflicts")(conflicts)
 app.command("explain")(explain)
+app.command("eval")(evaluate)
+app.command("report")(report)
+app.command("score")(score)
+app.command("history")(history)
+app.command("coverage")(coverage)
 
 if __name__ == "__main__":
     app()

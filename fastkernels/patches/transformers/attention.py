@@ -50,7 +50,16 @@ HEAD_DIM_NAMES = ("head_dim", "attention_head_size", "head_size")
 SCALE_NAMES = ("scaling", "scale", "softmax_scale", "norm_factor")
 NORM_NAMES = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"), ("q_ln", "k_ln"))
 # Arguments that do not change the result once the mask and the tables are given.
-SILENT = frozenset({"position_ids", "use_cache", "cache_position", "output_attentions", "output_hidden_states"})
+SILENT = frozenset(
+    {
+        "position_ids",
+        "use_cache",
+        "cache_position",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",  # of mixtures of experts: recorded by hooks on their routers
+    }
+)
 IMPLEMENTATIONS = ("sdpa", "eager")
 
 

@@ -1,0 +1,227 @@
+"""From the records of an entry to its result: complete rounds, ratios, and whether they may be shown at all."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from fastkernels.evaluation.e2e.families.family import Family
+from fastkernels.evaluation.e2e.job import JobSpec
+from fastkernels.evaluation.e2e.journal import Answered, Block, Checked, Covered, Ended, Journal
+from fastkernels.evaluation.e2e.result import (
+    ARMS,
+    ArmName,
+    ArmSpeed,
+    Correctness,
+    ModelResult,
+    RoundSample,
+    WorkloadResult,
+)
+from fastkernels.evaluation.e2e.workload import Workload
+from fastkernels.evaluation.statistics import latency_ratio, noise, percentiles, ratio
+
+SHOWN = 400  # raw latencies kept for plots
+APART, APART_SECONDS = 0.05, 0.01  # of a block: share, and seconds
+PLAUSIBLE = 0.98  # least share of timed outputs that the unpatched model would have given too
+
+
+def assemble(
+    spec: JobSpec,
+    family: Family | None,
+    workloads: Sequence[Workload],
+    journal: Journal,
+    *,
+    why: str = "",
+    seconds: float,
+) -> ModelResult:
+    """The result as far as the records go; ``why`` is a reason for 0 that no record holds: there is no family then."""
+    from fastkernels.evaluation.e2e.weights import describe
+
+    entry = spec.entry
+    ended = {r.arm: r.result for r in journal.records if isinstance(r, Ended)}
+    correctness = _correctness(journal)
+    invalid = why or _invalid(journal, workloads, entry.rounds)
+    red = next((c.reason for c in correctness if not c.passed), "")
+    passed = not invalid and not red and bool(correctness)
+    tried = journal.tried("baseline")
+    answered = next((r for r in journal.records if isinstance(r, Answered)), None)
+    coverage = next((r.coverage for r in journal.records if isinstance(r, Covered)), None)
+    return ModelResult(
+        model=entry.model,
+        family=entry.workloads[0].partition(".")[0],
+        category=entry.category or (family.category if family is not None else "unsupported"),
+        dtype=entry.dtype,
+        tp=entry.tp,
+        weights=describe(entry),
+        parameters=answered.parameters if answered is not None else None,
+        baseline=tried.mode if tried is not None else "",
+        trials=tried.trials if tried is not None else [],
+        arms=ended,
+        workloads=[w for w in (_workload(w, family, journal, show=passed) for w in workloads) if w is not None],
+        correctness=correctness,
+        coverage=coverage,
+        valid=not invalid,
+        passed=passed,
+        reason=red or invalid,
+        seconds=seconds,
+    )
+
+
+def _correctness(journal: Journal) -> list[Correctness]:
+    """One for each mode: the worse of before and after the timed blocks, with the outputs of timed calls."""
+    judged = {c.mode: c for c in journal.gated()}
+    for late in journal.gated(after=True):
+        early = judged.get(late.mode)
+        if early is None or late.score < early.score or not late.passed:
+            if early is not None and early.passed and not late.passed:
+                late.reason = f"right before the timed calls, wrong after them: {late.reason}"
+            judged[late.mode] = late
+    checks = [r for r in journal.records if isinstance(r, Checked)]
+    tried = journal.tried("candidate")
+    timed = judged.get(tried.mode) if tried is not None else None
+    if checks and timed is not None:
+        worst = min(checks, key=lambda c: c.share)
+        timed.timed_outputs = worst.share
+        if worst.share < PLAUSIBLE:
+            timed.passed, timed.score = False, 0.0
+            timed.reason = (
+                f"{1 - worst.share:.0%} of the outputs of a timed block ({worst.workload}, round {worst.round + 1}) "
+                f"are none of the unpatched model's; at most {1 - PLAUSIBLE:.0%} may be. {worst.details}"
+            )
+    return list(judged.values())
+
+
+def _invalid(journal: Journal, workloads: Sequence[Workload], rounds: int) -> str:
+    """Why the run proves nothing, or nothing. A red gate before the rounds needs no rounds."""
+    failed = journal.failed()
+    if failed is not None:
+        return f"{failed.arm} arm: {failed.result.reason}"
+    if any(not c.passed for c in (*journal.gated(), *journal.gated(after=True))):
+        return ""
+    ended = {r.arm: r.result for r in journal.records if isinstance(r, Ended)}
+    missing = [arm for arm in ARMS if arm not in ended]
+    if missing:
+        return f"no evidence from the {' and '.join(missing)} arm: the run was not finished"
+    baseline, null, candidate = (ended[arm] for arm in ARMS)
+    if baseline.dispatchers or baseline.dispatcher_calls:
+        return f"the baseline arm is patched: {baseline.dispatchers} dispatchers, {baseline.dispatcher_calls} calls"
+    for name, arm in (("candidate", candidate), ("null", null)):
+        if not arm.dispatchers:
+            return f"nothing stands on the model of the {name} arm: it was not patched"
+    shown = candidate.interposition
+    if shown is None or not any(seen.proven for seen in shown.tasks.values()):
+        return "no candidate showed in a window of real calls: nothing proves that one ran"
+    if shown.unproven:
+        whys = "; ".join(f"{task}: {shown.tasks[task].why_not}" for task in shown.unproven)
+        return f"applied, but not seen in a window of real calls: {whys}"
+    for workload in workloads:
+        complete = len(_rounds(workload, journal))
+        if complete < max(2, rounds / 2):
+            rejected = [b.rejected for b in journal.rejected() if b.workload == workload.name]
+            return (
+                f"{workload.name}: {complete} of {rounds} rounds are complete ({rejected[0] if rejected else 'killed'})"
+            )
+    return _clocks_apart(journal)
+
+
+def _clocks_apart(journal: Journal) -> str:
+    """Where an arm's own clock, which latencies are read from, and the evaluator's part more than the baseline's do."""
+    lost: dict[tuple[str, ArmName], list[float]] = {}
+    taken: dict[tuple[str, ArmName], list[float]] = {}
+    for block in journal.blocks().values():
+        key = block.workload, block.arm
+        lost.setdefault(key, []).append((block.seconds - block.own_seconds) * block.passes)
+        taken.setdefault(key, []).append(block.seconds * block.passes)
+    for (workload, arm), apart in lost.items():
+        more = statistics.median(apart) - statistics.median(lost.get((workload, "baseline"), apart))
+        if abs(more) > APART_SECONDS + APART * statistics.median(taken[workload, arm]):
+            return (
+                f"the {arm} arm's own clock and the evaluator's part by {more:.3f} s more than the baseline's in a "
+                f"block of {workload}: its times cannot be trusted"
+            )
+    return ""
+
+
+def _workload(workload: Workload, family: Family | None, journal: Journal, *, show: bool) -> WorkloadResult | None:
+    rounds = _rounds(workload, journal)
+    if family is None or len(rounds) < 2:  # one has no interval
+        return None
+    blocks = [b for b in journal.blocks().values() if b.workload == workload.name]
+    rejected = [b for b in journal.rejected() if b.workload == workload.name]
+    own = {arm: sorted((b for b in blocks if b.arm == arm), key=lambda b: b.key) for arm in ARMS}
+    first, second = _visits_of(own["baseline"])
+    return WorkloadResult(
+        workload=workload,
+        unit=family.unit,
+        arms={
+            arm: _speed(own[arm], [r[arm] for r in rounds], rejected=sum(b.arm == arm for b in rejected))
+            for arm in ARMS
+        },
+        rounds=rounds,
+        speedup=ratio(rounds, base="baseline", other="candidate") if show else None,
+        latency=latency_ratio(rounds, base="baseline", other="candidate") if show else None,
+        null=ratio(rounds, base="baseline", other="null"),
+        noise=noise(first, second),
+    )
+
+
+def _rounds(workload: Workload, journal: Journal) -> list[dict[ArmName, RoundSample]]:
+    """Rounds in which every visit of every arm counts."""
+    by_round: dict[int, dict[ArmName, list[Block]]] = {}
+    for block in journal.blocks().values():
+        if block.workload == workload.name:
+            by_round.setdefault(block.round, {}).setdefault(block.arm, []).append(block)
+    return [
+        {arm: _sample(blocks[arm]) for arm in ARMS}
+        for _, blocks in sorted(by_round.items())
+        if all(len(blocks.get(arm, ())) == 2 for arm in ARMS)
+    ]
+
+
+def _sample(blocks: Sequence[Block]) -> RoundSample:
+    def median(name: str) -> Any:
+        values = [v for b in blocks for v in getattr(b, name)]
+        return statistics.median(values) if values else None
+
+    return RoundSample(
+        seconds=statistics.mean(b.seconds for b in blocks),
+        latency_ms=median("latency_ms"),
+        ttft_ms=median("ttft_ms"),
+        tpot_ms=median("tpot_ms"),
+    )
+
+
+def _visits_of(blocks: Sequence[Block]) -> tuple[list[float], list[float]]:
+    """Seconds of an arm's first and second visits, of the rounds that have both."""
+    seconds: dict[int, list[float]] = {}
+    for block in blocks:
+        seconds.setdefault(block.round, []).append(block.seconds)
+    both = [pair for pair in seconds.values() if len(pair) == 2]
+    return [a for a, _ in both], [b for _, b in both]
+
+
+def _speed(blocks: Sequence[Block], samples: Sequence[RoundSample], *, rejected: int) -> ArmSpeed:
+    seconds = statistics.median(s.seconds for s in samples)
+    latencies = [v for b in blocks for v in b.latency_ms]
+    ttft, tpot = ([v for b in blocks for v in getattr(b, name)] for name in ("ttft_ms", "tpot_ms"))
+    joules = [b.joules / (b.tokens * b.passes) for b in blocks if b.joules is not None]
+    return ArmSpeed(
+        units_per_s=blocks[0].tokens / seconds,
+        requests_per_s=blocks[0].requests / seconds,
+        latency_ms=percentiles(latencies),
+        ttft_ms=percentiles(ttft) if ttft else None,
+        tpot_ms=percentiles(tpot) if tpot else None,
+        latencies_ms=latencies[:: max(1, -(-len(latencies) // SHOWN))],
+        blocks=len(blocks),
+        rejected=rejected,
+        joules_per_unit=_median(joules),
+        watts=_median([b.watts for b in blocks]),
+        celsius=_median([b.celsius for b in blocks]),
+        megahertz=_median([b.megahertz for b in blocks]),
+    )
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return statistics.median(known) if known else None

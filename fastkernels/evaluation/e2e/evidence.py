@@ -1,0 +1,94 @@
+"""After the rounds: whether timed outputs were right, what ran in each process, and what share of time it covers."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+
+from fastkernels.evaluation.coverage.result import Coverage
+from fastkernels.evaluation.e2e.arm import ArmFailed
+from fastkernels.evaluation.e2e.contest import ANSWER_SECONDS, COMPILE_SECONDS, Contest, as_json
+from fastkernels.evaluation.e2e.gate import pass_gate
+from fastkernels.evaluation.e2e.journal import Block, Checked, Covered, Ended
+from fastkernels.evaluation.e2e.result import ARMS, ArmResult
+from fastkernels.evaluation.e2e.timing import timed_file
+from fastkernels.evaluation.e2e.workload import Workload
+
+CHECKS = 3  # timed blocks of a workload, beside the last, whose outputs are checked; drawn after the fact
+
+
+def check_timed(contest: Contest) -> bool:
+    """The unpatched model scores outputs of timed calls; then the gate once more. Whether the gate is green."""
+    done = {(r.workload, r.round, r.visit) for r in contest.journal.records if isinstance(r, Checked)}
+    for block in _drawn(contest):
+        file = timed_file(contest, block)
+        if block.key in done or not file.is_file():
+            continue
+        contest.tell(f"outputs of timed calls, {block.workload}")
+        told = contest.arms["baseline"].order(
+            "plausible",
+            timeout=ANSWER_SECONDS,
+            mode=contest.mode("baseline"),
+            workload=as_json(contest.by_name[block.workload]),
+            file=str(file),
+        )
+        checked = Checked(
+            workload=block.workload,
+            round=block.round,
+            visit=block.visit,
+            share=told["share"],
+            details=told["details"],
+        )
+        contest.journal.append(checked)
+    for file in contest.files.glob("timed-*"):
+        file.unlink()
+    return pass_gate(contest, [contest.mode("candidate")], after=True)
+
+
+def _drawn(contest: Contest) -> Iterator[Block]:
+    """The last timed block of the candidate on each workload, and some that it could not know of."""
+    for workload in contest.by_name:
+        own = [b for b in contest.journal.blocks().values() if b.arm == "candidate" and b.workload == workload]
+        own.sort(key=lambda b: b.key)
+        if own:
+            yield own[-1]
+            yield from random.Random().sample(own[:-1], min(CHECKS, len(own) - 1))
+
+
+def gather(contest: Contest) -> None:
+    """From every process: what stands on its model, what showed in a window of real calls, memory and launches; from
+    the baseline, the share of its time inside the modules that the candidate arm replaced."""
+    ended = {r.arm for r in contest.journal.records if isinstance(r, Ended)}
+    work = as_json(min(contest.workloads, key=_length))
+    for name in ARMS:
+        if name in ended:
+            continue
+        contest.tell(f"evidence, {name}")
+        arm, mode, loaded = contest.arms[name], contest.mode(name), contest.loaded[name]
+        told = arm.order("evidence", timeout=COMPILE_SECONDS, mode=mode, workload=work)
+        facts = {
+            "state": "finished",
+            "mode": mode,
+            "log": arm.log.name,
+            "load_seconds": loaded["load_seconds"],
+            "patch_seconds": loaded["patch_seconds"],
+            "warmup_seconds": contest.warmup_seconds.get(name),
+        }
+        contest.journal.append(Ended(arm=name, result=ArmResult.model_validate({"patch": None} | told | facts)))
+    if not any(isinstance(r, Covered) for r in contest.journal.records):
+        contest.tell("coverage")
+        reports = (r.result.patch for r in contest.journal.records if isinstance(r, Ended) and r.arm == "candidate")
+        try:
+            told = contest.arms["baseline"].order(
+                "cover", timeout=ANSWER_SECONDS, report=as_json(next(reports)), workload=work
+            )
+        except ArmFailed as failure:  # speed and correctness stand without it
+            contest.journal.append(Covered(coverage=None, reason=failure.reason))
+        else:
+            contest.journal.append(Covered(coverage=Coverage.model_validate(told)))
+
+
+def _length(workload: Workload) -> int:
+    """Decode steps of a pass, so that the profiler gets the shortest."""
+    return workload.output_tokens * math.ceil(workload.requests / workload.batch)

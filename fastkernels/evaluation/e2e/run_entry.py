@@ -1,0 +1,83 @@
+"""One entry, from the oracle to the verdict. The order is fixed: reference, gate, trials, rounds, checks, evidence."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fastkernels.evaluation.e2e.arm import ArmFailed
+from fastkernels.evaluation.e2e.assemble import assemble
+from fastkernels.evaluation.e2e.contest import SETTLE_SECONDS, Contest, Progress
+from fastkernels.evaluation.e2e.evidence import check_timed, gather
+from fastkernels.evaluation.e2e.families.registry import family_of
+from fastkernels.evaluation.e2e.gate import answer_references, pass_gate
+from fastkernels.evaluation.e2e.job import MODEL, RECORDS, JobSpec
+from fastkernels.evaluation.e2e.journal import Covered, Journal
+from fastkernels.evaluation.e2e.machine import machine
+from fastkernels.evaluation.e2e.result import ModelResult
+from fastkernels.evaluation.e2e.sizes import resolve
+from fastkernels.evaluation.e2e.timing import run_rounds
+from fastkernels.evaluation.e2e.trial import choose
+
+
+def run_entry(folder: Path, *, on_progress: Callable[[Progress], None] = lambda _: None) -> ModelResult:
+    """Evaluates the job in ``folder``, or goes on with it; the result is also left there as ``model.json``.
+
+    A failing candidate is a result with the score 0 and its reason, and no error.
+
+    Raises:
+        EvaluationError: the folder is no job, its records are of another one, or the reference could not be run.
+    """
+    spec, started = JobSpec.read(folder), time.monotonic()
+    journal = Journal(folder / RECORDS)
+    unsupported = spec.entry.unsupported()
+    if unsupported is not None:
+        result = assemble(spec, None, (), journal, why=unsupported, seconds=0.0)
+    else:
+        family = family_of(spec.entry.workloads[0])
+        workloads = resolve(spec.entry, family)
+        journal.begin(spec.facts() | {"machine": machine(spec.device).model_dump_json()})
+        if not finished(journal):
+            contest = Contest(
+                spec=spec,
+                folder=folder,
+                family=family,
+                workloads=workloads,
+                journal=journal,
+                on_progress=on_progress,
+            )
+            try:
+                _run(contest)
+            except ArmFailed as failure:
+                contest.record_failure(failure)
+        result = assemble(spec, family, workloads, journal, seconds=time.monotonic() - started)
+    (folder / MODEL).write_text(result.model_dump_json(indent=1))
+    return result
+
+
+def finished(journal: Journal) -> bool:
+    """Whether there is nothing left to run: it failed, is wrong, or the last of the records is there."""
+    judged = [*journal.gated(), *journal.gated(after=True)]
+    covered = any(isinstance(r, Covered) for r in journal.records)
+    return covered or journal.failed() is not None or any(not c.passed for c in judged)
+
+
+def _run(contest: Contest) -> None:
+    """Raises ArmFailed where an arm does."""
+    answer_references(contest)
+    with contextlib.ExitStack() as stack:
+        contest.load(stack)
+        contest.warm()
+        baseline = choose(contest, "baseline", contest.modes)
+        working = [t.name for t in baseline.trials if t.seconds]
+        if not pass_gate(contest, working):
+            return
+        choose(contest, "candidate", working)
+        choose(contest, "null", [baseline.mode])
+        for arm in contest.arms.values():
+            arm.order("settle", timeout=SETTLE_SECONDS)
+        run_rounds(contest, baseline)
+        if check_timed(contest):
+            gather(contest)
