@@ -52,9 +52,15 @@ def test_one_that_is_5_percent_off_does_not_pass_the_gate_where_nothing_else_loo
     assert not model.workloads
 
 
+def test_one_that_is_right_only_in_eager_is_not_let_into_graphs(tmp_path):
+    model = verdict(tmp_path, "right_only_in_eager", lowering="inline")
+    assert zero(model)
+    assert "its traced graph computes something else than its code does" in model.reason
+
+
 @pytest.mark.slow
-def test_one_that_is_right_only_in_eager_is_judged_in_every_mode(tmp_path):
-    model = verdict(tmp_path, "right_only_in_eager", modes="eager, default", rounds=2, lowering="inline")
+def test_one_that_is_wrong_in_large_graphs_only_is_judged_in_every_mode(tmp_path):
+    model = verdict(tmp_path, "wrong_in_large_graphs", modes="eager, default", rounds=2, lowering="inline")
     assert zero(model)
     assert {c.mode: c.passed for c in model.correctness} == {"eager": True, "default": False}
 

@@ -1,4 +1,4 @@
-"""Right where verification looks, and wrong in compiled graphs."""
+"""Right in eager, and wrong in compiled graphs."""
 
 import torch
 from torch import nn
