@@ -40,6 +40,7 @@ class Evidence(BaseModel):
     kernels: dict[str, int] = Field(default_factory=dict, description="its kernels, with launches in the window")
     ops: dict[str, int] = Field(default_factory=dict, description="its operators, with calls in the window")
     in_graph: dict[str, int] = Field(default_factory=dict, description="its nodes in the graphs compiled so far")
+    bypassed: dict[str, int] = Field(default_factory=dict, description="calls that ran the original, by reason")
     proven: bool = False
     how: How | None = Field(default=None, description="the first of counter, kernel, op, graph that proves it")
     through: str = Field(default="", description="task that showed in its place: it stands inside this one only")
@@ -206,6 +207,7 @@ def _evidence(
         kernels=kernels,
         ops={name: n for name, n in seen.ops.items() if name in names},
         in_graph=dict(sum((own for _, own in noted), Counter())),
+        bypassed=dict(after.bypassed[task] - before.bypassed[task]),
     )
     ran = {name for region_ran, own in noted if region_ran for name in own}
     if reported.state != "applied":
@@ -220,9 +222,7 @@ def _evidence(
     found.how = next((how for how, shows in shown.items() if shows), None)
     found.proven = found.how is not None
     if not found.proven:
-        reasons = [
-            f"{n} calls ran the original: {why}" for why, n in (after.bypassed[task] - before.bypassed[task]).items()
-        ]
+        reasons = [f"{n} calls ran the original: {why}" for why, n in found.bypassed.items()]
         reasons += [f"kernel {k} ran, shared with {', '.join(labels)}" for k, labels in shared.items()]
         if found.in_graph and not ran:
             reasons.append("the compiled graphs that hold it did not run")

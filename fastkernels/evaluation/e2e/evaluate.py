@@ -23,6 +23,8 @@ from fastkernels.evaluation.e2e.machine import machine
 from fastkernels.evaluation.e2e.result import ModelResult, RunResult
 from fastkernels.evaluation.e2e.run_entry import run_entry
 from fastkernels.evaluation.e2e.scenario import Scenario, load_scenario
+from fastkernels.evaluation.scale.job import Event, Job, Outcome
+from fastkernels.evaluation.scale.run_jobs import run_jobs
 from fastkernels.runtime.load import LEVELS, shipped_folder
 from fastkernels.tasks import task_for_stem
 
@@ -119,7 +121,7 @@ def evaluate(
     if not specs:
         there = ", ".join(entry.model for entry in chosen.entries)
         raise EvaluationError(f"{chosen.name}: --only {' '.join(only)} matches none of its models: {there}.")
-    if ray_address is None and (gpus or 1) == 1:
+    if ray_address is None and gpus is None:
         run.models = [
             run_entry(job, on_progress=lambda p, name=spec.entry.model: on_progress(name, p))  # type: ignore[misc]
             for job, spec in specs
@@ -214,39 +216,42 @@ def side_by_side(
     on_progress: Callable[[str, Progress], None],
 ) -> list[ModelResult]:
     """Entries as jobs on several devices or nodes. A job that left no result is a result with the score 0."""
-    from fastkernels.evaluation.scale.job import Job
-    from fastkernels.evaluation.scale.run_jobs import run_jobs
-
     jobs = [
         Job(
-            name=spec.entry.model,
+            name=f"{job.name} {spec.entry.model}",
             folder=job,
             command=(sys.executable, "-m", "fastkernels.evaluation.e2e.job", "{folder}"),
             gpus=spec.entry.tp if spec.device != "cpu" else 0,
         )
         for job, spec in specs
     ]
-    outcomes = run_jobs(jobs, gpus=gpus, ray_address=ray_address)
-    models = []
-    for (job, spec), outcome in zip(specs, outcomes, strict=True):
-        file = job / MODEL
-        if file.is_file():
-            models.append(ModelResult.model_validate_json(file.read_text()))
-            continue
-        models.append(
-            ModelResult(
-                model=spec.entry.model,
-                family=spec.entry.workloads[0].partition(".")[0],
-                category=spec.entry.category or spec.entry.workloads[0].partition(".")[0].lower(),
-                dtype=spec.entry.dtype,
-                tp=spec.entry.tp,
-                weights="",
-                valid=False,
-                passed=False,
-                reason=f"its job left no result: {outcome.reason}",
-            )
-        )
-    return models
+    models = {job.name: spec.entry.model for job, (_, spec) in zip(jobs, specs, strict=True)}
+
+    def follow(event: Event) -> None:
+        done = event.records if event.kind == "progressed" else 0
+        on_progress(models[event.job], Progress(phase=f"{event.kind}, {done} records", done=done))
+
+    outcomes = run_jobs(jobs, gpus=gpus, ray_address=ray_address, on_event=follow)
+    return [_left_by(job, spec, outcome) for (job, spec), outcome in zip(specs, outcomes, strict=True)]
+
+
+def _left_by(folder: Path, spec: JobSpec, outcome: Outcome) -> ModelResult:
+    """The result in a job's folder; without one, a result with the score 0."""
+    file = folder / MODEL
+    if file.is_file():
+        return ModelResult.model_validate_json(file.read_text())
+    entry, family = spec.entry, spec.entry.workloads[0].partition(".")[0]
+    return ModelResult(
+        model=entry.model,
+        family=family,
+        category=entry.category or family.lower(),
+        dtype=entry.dtype,
+        tp=entry.tp,
+        weights="",
+        valid=False,
+        passed=False,
+        reason=f"its job left no result: {outcome.reason or 'it ended early'}",
+    )
 
 
 def command_of(

@@ -52,6 +52,7 @@ def test_one_that_is_5_percent_off_does_not_pass_the_gate_where_nothing_else_loo
     assert not model.workloads
 
 
+@pytest.mark.slow
 def test_one_that_is_right_only_in_eager_is_not_let_into_graphs(tmp_path):
     model = verdict(tmp_path, "right_only_in_eager", lowering="inline")
     assert zero(model)
@@ -72,6 +73,7 @@ def test_one_that_stops_working_after_some_calls_is_found_in_the_outputs_of_time
     assert "of the outputs of a timed block" in model.reason or "after them" in model.reason
 
 
+@pytest.mark.slow
 def test_one_that_emits_fewer_tokens_fails(tmp_path):
     model = verdict(tmp_path, "emits_fewer_tokens", verify=False)
     assert zero(model)
@@ -84,6 +86,7 @@ def test_a_patch_that_matches_nothing_is_no_run(tmp_path):
     assert "no candidate applies" in model.reason
 
 
+@pytest.mark.slow
 def test_one_that_kills_its_process_is_a_result_with_its_signal(tmp_path):
     model = verdict(tmp_path, "crashes")
     assert zero(model)

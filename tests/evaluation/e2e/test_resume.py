@@ -44,7 +44,9 @@ POINTS = {
 }
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    "point", [pytest.param(p, marks=() if p == "between blocks" else pytest.mark.slow) for p in POINTS]
+)
 def test_a_killed_run_is_finished_with_the_same_blocks(tmp_path, point):
     file = tmp_path / "run" / "00-tiny-llama" / "records.jsonl"
     process, limit = start(tmp_path), time.monotonic() + 200
