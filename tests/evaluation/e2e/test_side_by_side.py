@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from tests.evaluation.e2e.tiny_scenario import CANDIDATES, scenario_file
 
 from fastkernels.evaluation.macroeval.load import load_run
+from tests.evaluation.e2e.tiny_scenario import CANDIDATES, scenario_file
 
 
 @pytest.mark.slow
