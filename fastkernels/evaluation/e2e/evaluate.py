@@ -21,7 +21,7 @@ from fastkernels.evaluation.e2e.contest import Progress
 from fastkernels.evaluation.e2e.job import CANDIDATES, MODEL, NAMED, JobSpec
 from fastkernels.evaluation.e2e.machine import machine
 from fastkernels.evaluation.e2e.result import ModelResult, RunResult
-from fastkernels.evaluation.e2e.run_entry import run_entry
+from fastkernels.evaluation.e2e.run_entry import cannot_run, run_entry
 from fastkernels.evaluation.e2e.scenario import Scenario, load_scenario
 from fastkernels.evaluation.scale.job import Event, Job, Outcome
 from fastkernels.evaluation.scale.run_jobs import run_jobs
@@ -105,6 +105,7 @@ def evaluate(
     for number, entry in enumerate(chosen.entries):
         if only and not any(fnmatch(entry.model, glob) for glob in only):
             continue
+        cannot_run(entry)  # a mistake in the scenario ends the run before its first model, not its last
         spec = JobSpec(
             entry=entry,
             candidates=name if name in NAMED else CANDIDATES,

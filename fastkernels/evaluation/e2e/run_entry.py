@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.e2e.arm import ArmFailed
 from fastkernels.evaluation.e2e.assemble import assemble
 from fastkernels.evaluation.e2e.contest import SETTLE_SECONDS, Contest, Progress
@@ -17,6 +18,7 @@ from fastkernels.evaluation.e2e.job import MODEL, RECORDS, JobSpec
 from fastkernels.evaluation.e2e.journal import Covered, Journal
 from fastkernels.evaluation.e2e.machine import machine
 from fastkernels.evaluation.e2e.result import ModelResult
+from fastkernels.evaluation.e2e.scenario import Entry
 from fastkernels.evaluation.e2e.sizes import resolve
 from fastkernels.evaluation.e2e.timing import run_rounds
 from fastkernels.evaluation.e2e.trial import choose
@@ -32,9 +34,9 @@ def run_entry(folder: Path, *, on_progress: Callable[[Progress], None] = lambda 
     """
     spec, started = JobSpec.read(folder), time.monotonic()
     journal = Journal(folder / RECORDS)
-    unsupported = spec.entry.unsupported()
-    if unsupported is not None:
-        result = assemble(spec, None, (), journal, why=unsupported, seconds=0.0)
+    why = cannot_run(spec.entry)
+    if why is not None:
+        result = assemble(spec, None, (), journal, why=why, seconds=0.0)
     else:
         family = family_of(spec.entry.workloads[0])
         workloads = resolve(spec.entry, family)
@@ -55,6 +57,23 @@ def run_entry(folder: Path, *, on_progress: Callable[[Progress], None] = lambda 
         result = assemble(spec, family, workloads, journal, seconds=time.monotonic() - started)
     (folder / MODEL).write_text(result.model_dump_json(indent=1))
     return result
+
+
+def cannot_run(entry: Entry) -> str | None:
+    """Why an entry is a 0 before it is tried: what it asks for is not here. None where it can be tried.
+
+    Raises:
+        EvaluationError: what it asks for contradicts itself; the scenario is to be corrected.
+    """
+    why = entry.unsupported()
+    if why is not None:
+        return why
+    try:
+        family = family_of(entry.workloads[0])
+    except EvaluationError as error:
+        return f"{entry.model}: {error}"
+    resolve(entry, family)
+    return None
 
 
 def finished(journal: Journal) -> bool:

@@ -62,6 +62,16 @@ def sites(report, task):
     return [s for s in report.sites if s.task == task]
 
 
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "olmoe", "granitemoe"])
+def test_what_a_host_hands_down_for_routers_keeps_no_attention_from_its_candidate(model_type):
+    model = tiny(model_type)
+    with fastkernels.patch(model.model, "reference", select="*:attention_block") as p:
+        model.run()
+        found = sites(p.report, "attention_block")
+        assert found
+        assert all(s.calls >= 1 and not s.bypassed for s in found), [s.bypassed for s in found]
+
+
 @pytest.mark.parametrize("model_type", MODELS)
 def test_blocks_are_recognised_and_computed_alike(model_type):
     model = tiny(model_type)
