@@ -92,7 +92,7 @@ def evaluate(
         fail("eval", str(error))
     if json:
         typer.echo(result.model_dump_json(indent=2))
-        return
+        raise typer.Exit(0 if any(m.passed for m in result.models) else 1)
     console, board = Console(), leaderboard([result])
     show(console, board)
     told = verdict(result, board.standings[0].score.S_passed)

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +18,7 @@ from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.e2e.setup import Role, Setup
 
 MODULE = "fastkernels.evaluation.e2e.worker"
+LONGEST_REPLY = 1 << 26  # bytes
 TAIL = 2000  # characters of a log that go into a result
 
 
@@ -83,19 +85,33 @@ class Arm:
 
     def reply(self, *, timeout: float) -> dict[str, Any]:
         """The reply to the order sent last."""
+        late = threading.Timer(timeout, self.signal, (signal.SIGKILL,))  # a reply may also stop half way
+        late.start()
         try:
-            if not self._pipe.poll(timeout):
-                self.close()
-                raise ArmFailed(self.role, f"no reply to '{self._verb}' within {timeout:.0f} s: it hangs", self.tail())
-            message = self._pipe.recv_bytes()
+            message = self._pipe.recv_bytes(LONGEST_REPLY)
+            self.ended = time.monotonic()
+            reply = json.loads(message)
+            if not isinstance(reply, dict) or not reply.keys() & {"value", "error"}:
+                raise ValueError("neither a value nor an error")
         except (EOFError, OSError):
-            raise ArmFailed(self.role, self._end(), self.tail()) from None
-        self.ended = time.monotonic()
+            hangs = not late.is_alive()
+            reason = f"no reply to '{self._verb}' within {timeout:.0f} s: it hangs" if hangs else self._end()
+            self.close()
+            raise ArmFailed(self.role, reason, self.tail()) from None
+        except ValueError as error:
+            self.close()
+            raise ArmFailed(self.role, f"its reply to '{self._verb}' is none: {error}", self.tail()) from None
+        finally:
+            late.cancel()
         self.seconds = self.ended - self.started
-        reply = json.loads(message)
         if "error" in reply:
             raise ArmFailed(self.role, reply["error"], self.tail(), alive=True)
         return reply["value"]
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the process and all that it started in its session."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def tail(self) -> str:
         """The end of its log."""
@@ -113,8 +129,7 @@ class Arm:
         """Ends the process and all that it started; a second call does nothing."""
         self._pipe.close()
         if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            self.signal(signal.SIGKILL)
             self._process.wait()
 
     def __enter__(self) -> Self:

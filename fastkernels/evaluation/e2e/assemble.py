@@ -36,7 +36,7 @@ def assemble(
     why: str = "",
     seconds: float,
 ) -> ModelResult:
-    """The result as far as the records go; ``why`` is a reason for 0 that no record holds: there is no family then."""
+    """The result as far as the records go; ``why`` is a reason for 0 that no record holds."""
     from fastkernels.evaluation.e2e.weights import describe
 
     entry = spec.entry
@@ -113,7 +113,10 @@ def _invalid(journal: Journal, workloads: Sequence[Workload], rounds: int) -> st
     unproven = _unproven(candidate)
     if unproven:
         return unproven
+    checked = {r.workload for r in journal.records if isinstance(r, Checked)}
     for workload in workloads:
+        if workload.name not in checked:
+            return f"{workload.name}: no output of a timed call was checked"
         complete = len(_rounds(workload, journal))
         if complete < max(2, rounds / 2):
             rejected = [b.rejected for b in journal.rejected() if b.workload == workload.name]
@@ -136,19 +139,19 @@ def _unproven(candidate: ArmResult) -> str:
 
 
 def _clocks_apart(journal: Journal) -> str:
-    """Where an arm's own clock, which latencies are read from, and the evaluator's part more than the baseline's do."""
+    """Where an arm's latencies, by its own clock, fall short of the evaluator's by more than the baseline's do."""
     lost: dict[tuple[str, ArmName], list[float]] = {}
     taken: dict[tuple[str, ArmName], list[float]] = {}
     for block in journal.blocks().values():
         key = block.workload, block.arm
-        lost.setdefault(key, []).append((block.seconds - block.own_seconds) * block.passes)
+        lost.setdefault(key, []).append(block.seconds * block.passes - sum(block.latency_ms) / 1e3)
         taken.setdefault(key, []).append(block.seconds * block.passes)
     for (workload, arm), apart in lost.items():
         more = statistics.median(apart) - statistics.median(lost.get((workload, "baseline"), apart))
         if abs(more) > APART_SECONDS + APART * statistics.median(taken[workload, arm]):
             return (
-                f"the {arm} arm's own clock and the evaluator's part by {more:.3f} s more than the baseline's in a "
-                f"block of {workload}: its times cannot be trusted"
+                f"{workload}: the {arm} arm's latencies fall short of the evaluator's clock by {more:.3f} s more than "
+                "the baseline's in a block: its times cannot be trusted"
             )
     return ""
 

@@ -72,6 +72,8 @@ def judge(outputs: Mapping[Judged, Tensors], family: Family, *, mode: str, oracl
             return failed.model_copy(update={"reason": f"the {name}'s answer cannot be judged: {error}"})
         except KeyError as error:
             return failed.model_copy(update={"reason": f"the {name}'s answer lacks the output {error}"})
+        except (ArithmeticError, RuntimeError, ValueError, IndexError) as error:  # numbers that no metric can take
+            return failed.model_copy(update={"reason": f"the {name}'s answer cannot be judged: {error}"})
     metrics = []
     for name in found["baseline"]:
         distances = {arm: found[arm][name] for arm in COMPARED}

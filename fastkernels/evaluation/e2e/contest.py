@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.e2e.arm import Arm, ArmFailed
-from fastkernels.evaluation.e2e.families.family import Family, Mode
+from fastkernels.evaluation.e2e.families.family import Family, Mode, Tensors
 from fastkernels.evaluation.e2e.job import JobSpec
 from fastkernels.evaluation.e2e.journal import Ended, Journal
 from fastkernels.evaluation.e2e.result import ARMS, ArmName, ArmResult
@@ -43,6 +44,7 @@ class Contest:
     loaded: dict[ArmName, dict[str, Any]] = field(default_factory=dict)
     warmup_seconds: dict[ArmName, float] = field(default_factory=dict)
     broken: dict[tuple[ArmName, str], ArmFailed] = field(default_factory=dict)  # modes in which an arm does not run
+    answers: dict[str, Tensors] = field(default_factory=dict)  # oracle, control, and the baseline's by mode
 
     def __post_init__(self) -> None:
         self.files = self.folder / "answers"
@@ -107,6 +109,18 @@ class Contest:
                 else:
                     self.warmup_seconds[name] = self.warmup_seconds.get(name, 0.0) + told["seconds"]
 
+    @contextlib.contextmanager
+    def alone(self, name: ArmName) -> Iterator[Arm]:
+        """An arm while the others stand still: nothing of theirs takes its cores, or starts work on its device."""
+        others = [arm for other, arm in self.arms.items() if other != name]
+        for arm in others:
+            arm.signal(signal.SIGSTOP)
+        try:
+            yield self.arms[name]
+        finally:
+            for arm in others:
+                arm.signal(signal.SIGCONT)
+
     def mode(self, name: ArmName) -> str:
         """The way in which an arm runs.
 
@@ -118,14 +132,11 @@ class Contest:
             raise EvaluationError(f"{self.journal.file}: no way was chosen for the {name} arm. Evaluate anew.")
         return tried.mode
 
-    def record_failure(self, failure: ArmFailed) -> None:
-        """A failed arm is a result: recorded, so that a continued run does not try it again.
-
-        Raises:
-            ArmFailed: it was the reference, without which there is nothing to judge by.
-        """
-        if failure.role == "reference":
-            raise failure
+    def record_failure(self, failure: ArmFailed) -> str:
+        """A candidate that failed is recorded, so that a continued run does not try it again; the others, which run no
+        code but ours and the host's, are tried again. Returns the reason that no record holds."""
+        if failure.role != "candidate":
+            return str(failure)
         result = ArmResult(
             state="failed",
             reason=failure.reason[:2000],
@@ -134,6 +145,7 @@ class Contest:
             patch=self.loaded.get(failure.role, {}).get("patch"),
         )
         self.journal.append(Ended(arm=failure.role, result=result))
+        return ""
 
 
 def as_json(model: Any) -> dict[str, Any]:

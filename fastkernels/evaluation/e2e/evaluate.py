@@ -75,6 +75,8 @@ def evaluate(
         EvaluationError: the scenario or the candidates' folder is not as it must be, or ``out`` holds another run.
     """
     chosen = scenario if isinstance(scenario, Scenario) else load_scenario(str(scenario))
+    if gpus is not None and device not in (None, "cuda", "cpu"):
+        raise EvaluationError(f"device {device} is one, and gpus={gpus} gives each entry its own. Give one of the two.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if threads is None:
         threads = max(1, len(os.sched_getaffinity(0)) // 2) if device == "cpu" else 0
@@ -153,7 +155,10 @@ def folder_of(candidates: str | Path) -> Path | None:
 
 
 def digests_of(folder: Path) -> dict[str, str]:
-    """Content hashes by task, of files that are read and not run: this process owns the clock and the verdict."""
+    """Content hashes by task, of files that are read and not run: this process owns the clock and the verdict.
+
+    What is no candidate by its place, and may be imported by one, has a hash of its own.
+    """
     found: dict[str, str] = {}
     for level in LEVELS:
         for file in sorted((folder / level).glob("*.py")):
@@ -161,6 +166,9 @@ def digests_of(folder: Path) -> dict[str, str]:
                 continue
             task = task_for_stem(int(level[1:]), file.stem)
             found[task.name if task else f"{level}/{file.stem}"] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    named = {file for level in LEVELS for file in (folder / level).glob("[!_]*.py")}
+    for file in sorted(f for f in folder.rglob("*") if f.is_file() and f not in named and "__pycache__" not in f.parts):
+        found[str(file.relative_to(folder))] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     if not found:
         raise EvaluationError(f"candidates: {folder} holds no L1/*.py .. L4/*.py.")
     return found
@@ -199,7 +207,7 @@ def begin(folder: Path, run: RunResult) -> RunResult:
         raise EvaluationError(
             f"{file} is no run of this version ({str(error).splitlines()[0]}). Give another --out."
         ) from None
-    for name in ("scenario", "candidates", "digests", "settings", "protocol"):
+    for name in ("scenario", "candidates", "digests", "settings", "protocol", "machine"):
         then, now = getattr(former, name), getattr(run, name)
         if then != now:
             raise EvaluationError(

@@ -12,20 +12,20 @@ from fastkernels.evaluation.e2e.contest import ANSWER_SECONDS, COMPILE_SECONDS, 
 from fastkernels.evaluation.e2e.gate import pass_gate
 from fastkernels.evaluation.e2e.journal import Block, Checked, Covered, Ended
 from fastkernels.evaluation.e2e.result import ARMS, ArmResult
-from fastkernels.evaluation.e2e.timing import timed_file
+from fastkernels.evaluation.e2e.timing import digest, timed_file
 from fastkernels.evaluation.e2e.workload import Workload
 
-CHECKS = 3  # timed blocks of a workload, beside the last, whose outputs are checked; drawn after the fact
+CHECKS = 5  # timed blocks of a workload, beside the last, whose outputs are checked; drawn after the fact
 
 
 def check_timed(contest: Contest) -> bool:
     """The unpatched model scores outputs of timed calls; then the gate once more. Whether the gate is green."""
-    done = {(r.workload, r.round, r.visit) for r in contest.journal.records if isinstance(r, Checked)}
     for block in _drawn(contest):
-        file = timed_file(contest, block)
-        if block.key in done or not file.is_file():
-            continue
         contest.tell(f"outputs of timed calls, {block.workload}")
+        file = timed_file(contest, block)
+        if not block.outputs or digest(file) != block.outputs:
+            tail = contest.arms["candidate"].tail()
+            raise ArmFailed("candidate", f"{file.name}, outputs of a timed block, was changed or taken away", tail)
         told = contest.arms["baseline"].order(
             "plausible",
             timeout=ANSWER_SECONDS,
@@ -33,40 +33,40 @@ def check_timed(contest: Contest) -> bool:
             workload=as_json(contest.by_name[block.workload]),
             file=str(file),
         )
-        checked = Checked(
-            workload=block.workload,
-            round=block.round,
-            visit=block.visit,
-            share=told["share"],
-            details=told["details"],
-        )
-        contest.journal.append(checked)
+        at = {"workload": block.workload, "round": block.round, "visit": block.visit}
+        contest.journal.append(Checked.model_validate(at | told))
     for file in contest.files.glob("timed-*"):
         file.unlink()
     return pass_gate(contest, [contest.mode("candidate")], after=True)
 
 
 def _drawn(contest: Contest) -> Iterator[Block]:
-    """The last timed block of the candidate on each workload, and some that it could not know of."""
+    """The last timed block of the candidate on each workload, and some that it could not know of; those of them that an
+    earlier, killed run has not checked yet."""
+    checked = [r for r in contest.journal.records if isinstance(r, Checked)]
     for workload in contest.by_name:
+        done = {(r.workload, r.round, r.visit) for r in checked if r.workload == workload}
         own = [b for b in contest.journal.blocks().values() if b.arm == "candidate" and b.workload == workload]
         own.sort(key=lambda b: b.key)
-        if own:
+        left = [b for b in own if b.key not in done]
+        wanted = min(CHECKS + 1, len(own)) - len(done)
+        if wanted > 0 and own[-1] in left:
             yield own[-1]
-            yield from random.Random().sample(own[:-1], min(CHECKS, len(own) - 1))
+            left, wanted = left[:-1], wanted - 1
+        yield from random.Random().sample(left, max(0, wanted))
 
 
 def gather(contest: Contest) -> None:
     """From every process: what stands on its model, what showed in a window of real calls, memory and launches; from
     the baseline, the share of its time inside the modules that the candidate arm replaced."""
     ended = {r.arm for r in contest.journal.records if isinstance(r, Ended)}
-    work = as_json(min(contest.workloads, key=_length))
+    works, shortest = [as_json(w) for w in contest.workloads], as_json(min(contest.workloads, key=_length))
     for name in ARMS:
         if name in ended:
             continue
         contest.tell(f"evidence, {name}")
         arm, mode, loaded = contest.arms[name], contest.mode(name), contest.loaded[name]
-        told = arm.order("evidence", timeout=COMPILE_SECONDS, mode=mode, workload=work)
+        told = arm.order("evidence", timeout=COMPILE_SECONDS, mode=mode, workloads=works)
         facts = {
             "state": "finished",
             "mode": mode,
@@ -81,7 +81,7 @@ def gather(contest: Contest) -> None:
         reports = (r.result.patch for r in contest.journal.records if isinstance(r, Ended) and r.arm == "candidate")
         try:
             told = contest.arms["baseline"].order(
-                "cover", timeout=ANSWER_SECONDS, report=as_json(next(reports)), workload=work
+                "cover", timeout=ANSWER_SECONDS, report=as_json(next(reports)), workload=shortest
             )
         except ArmFailed as failure:  # speed and correctness stand without it
             contest.journal.append(Covered(coverage=None, reason=failure.reason))

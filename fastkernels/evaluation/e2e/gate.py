@@ -1,32 +1,55 @@
-"""Correctness before speed: answers of the arms against an oracle's, which a process of its own gives first."""
+"""Correctness before speed: answers of the arms against an oracle's, which a process of its own gives first.
+
+Answers to compare with are held here, and not on the disk, while the candidate's process runs: it could read them
+there, or write to them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load
 
+from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.e2e.arm import ArmFailed
-from fastkernels.evaluation.e2e.calibration import Judged, judge
+from fastkernels.evaluation.e2e.calibration import judge
 from fastkernels.evaluation.e2e.contest import ANSWER_SECONDS, Contest
 from fastkernels.evaluation.e2e.families.family import Tensors
 from fastkernels.evaluation.e2e.journal import Answered, Gated
-from fastkernels.evaluation.e2e.result import ArmName, Correctness
+from fastkernels.evaluation.e2e.result import Correctness
 
 
 def answer_references(contest: Contest) -> None:
     """The oracle's and the control's answers; their process has ended before the arms need its memory."""
-    oracle, control = (contest.files / f"{name}.safetensors" for name in ("oracle", "control"))
-    done = any(isinstance(r, Answered) for r in contest.journal.records)
-    if done and oracle.is_file() and control.is_file():
-        return
     contest.tell("oracle and known-bad control")
+    files = {name: contest.files / f"{name}.safetensors" for name in ("oracle", "control")}
     with contest.start("reference") as arm:
-        told = arm.order("oracle", timeout=ANSWER_SECONDS, file=str(oracle))
-        told |= arm.order("control", timeout=ANSWER_SECONDS, file=str(control))
-    if not done:
+        told = arm.order("oracle", timeout=ANSWER_SECONDS, file=str(files["oracle"]))
+        told |= arm.order("control", timeout=ANSWER_SECONDS, file=str(files["control"]))
+    contest.answers |= {name: taken(file) for name, file in files.items()}
+    if last_answered(contest) is None:
         text = f"oracle: {told['oracle']}; control: {told['control']}"
         contest.journal.append(Answered(oracle=text, parameters=told["parameters"]))
+
+
+def last_answered(contest: Contest) -> Answered | None:
+    """The record of the reference process."""
+    return next((r for r in reversed(contest.journal.records) if isinstance(r, Answered)), None)
+
+
+def taken(file: Path) -> Tensors:
+    """The tensors of a file, which is gone afterwards.
+
+    Raises:
+        EvaluationError: it is missing, or holds no tensors.
+    """
+    try:
+        tensors = load(file.read_bytes())
+        file.unlink()
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise EvaluationError(f"{file.name}: no tensors in it ({error})") from None
+    return tensors
 
 
 def pass_gate(contest: Contest, modes: Sequence[str], *, after: bool = False) -> bool:
@@ -43,28 +66,28 @@ def pass_gate(contest: Contest, modes: Sequence[str], *, after: bool = False) ->
 
 
 def _judged(contest: Contest, mode: str) -> Correctness:
-    names: tuple[ArmName, ...] = ("baseline", "candidate")
-    files = {name: contest.files / f"{name}-{mode}.safetensors" for name in names}
-    at_work = [name for name in names if name == "candidate" or not files[name].is_file()]
-    oracle = next(r.oracle for r in contest.journal.records if isinstance(r, Answered))
-    failure = contest.broken.get(("candidate", mode))
-    if failure is None:
-        for name in at_work:
-            contest.arms[name].send("answer", mode=mode, file=str(files[name]))
-        for name in at_work:
-            try:
-                contest.arms[name].reply(timeout=ANSWER_SECONDS)
-            except ArmFailed as error:
-                if name != "candidate" or not error.alive:
-                    raise
-                failure = error
-    if failure is not None:
-        reason = f"fails under {mode}: {failure.reason[:600]}"
-        return Correctness(mode=mode, score=0.0, passed=False, reason=reason, oracle=oracle)
-    outputs: dict[Judged, Tensors] = {
-        "oracle": load_file(contest.files / "oracle.safetensors"),
-        "control": load_file(contest.files / "control.safetensors"),
-        "baseline": load_file(files["baseline"]),
-        "candidate": load_file(files["candidate"]),
-    }
-    return judge(outputs, contest.family, mode=mode, oracle=oracle)
+    answered = last_answered(contest)
+    if answered is None:
+        raise EvaluationError(f"{contest.journal.file}: no oracle has answered. Evaluate anew.")
+    failed = Correctness(mode=mode, score=0.0, passed=False, oracle=answered.oracle)
+    broken = contest.broken.get(("candidate", mode))
+    if broken is not None:
+        return failed.model_copy(update={"reason": f"fails under {mode}: {broken.reason[:600]}"})
+    file = contest.files / "candidate.safetensors"
+    contest.arms["candidate"].send("answer", mode=mode, file=str(file))  # both compile at the same time
+    if mode not in contest.answers:
+        own = contest.files / f"baseline-{mode}.safetensors"
+        contest.arms["baseline"].order("answer", timeout=ANSWER_SECONDS, mode=mode, file=str(own))
+        contest.answers[mode] = taken(own)
+    try:
+        contest.arms["candidate"].reply(timeout=ANSWER_SECONDS)
+        answer = taken(file)
+    except ArmFailed as error:
+        if not error.alive:
+            raise
+        return failed.model_copy(update={"reason": f"fails under {mode}: {error.reason[:600]}"})
+    except EvaluationError as error:
+        return failed.model_copy(update={"reason": f"gave no answer under {mode}: {error}"})
+    known = contest.answers
+    outputs = {"oracle": known["oracle"], "control": known["control"], "baseline": known[mode], "candidate": answer}
+    return judge(outputs, contest.family, mode=mode, oracle=answered.oracle)  # type: ignore[arg-type] # its four keys

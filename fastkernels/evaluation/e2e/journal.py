@@ -67,6 +67,7 @@ class Block(BaseModel):
     watts: float | None = None
     celsius: float | None = None
     joules: float | None = None
+    outputs: str = Field(default="", description="digest of the file with the outputs of one pass of the candidate")
     rejected: str = Field(default="", description="why the block does not count: the device throttled")
 
     @property

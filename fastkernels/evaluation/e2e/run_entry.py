@@ -1,8 +1,10 @@
-"""One entry, from the oracle to the verdict. The order is fixed: reference, gate, trials, rounds, checks, evidence."""
+"""One entry, from the oracle to the verdict. The order is fixed: references, the baseline's trial, the gate, the other
+trials, rounds, checks, evidence."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +32,7 @@ def run_entry(folder: Path, *, on_progress: Callable[[Progress], None] = lambda 
     A failing candidate is a result with the score 0 and its reason, and no error.
 
     Raises:
-        EvaluationError: the folder is no job, its records are of another one, or the reference could not be run.
+        EvaluationError: the folder is no job, or its records are of another one.
     """
     spec, started = JobSpec.read(folder), time.monotonic()
     journal = Journal(folder / RECORDS)
@@ -40,7 +42,7 @@ def run_entry(folder: Path, *, on_progress: Callable[[Progress], None] = lambda 
     else:
         family = family_of(spec.entry.workloads[0])
         workloads = resolve(spec.entry, family)
-        journal.begin(spec.facts() | {"machine": machine(spec.device).model_dump_json()})
+        journal.begin(spec.facts() | {"machine": machine(spec.device).model_dump_json(exclude={"host"})})
         if not finished(journal):
             contest = Contest(
                 spec=spec,
@@ -53,9 +55,11 @@ def run_entry(folder: Path, *, on_progress: Callable[[Progress], None] = lambda 
             try:
                 _run(contest)
             except ArmFailed as failure:
-                contest.record_failure(failure)
-        result = assemble(spec, family, workloads, journal, seconds=time.monotonic() - started)
-    (folder / MODEL).write_text(result.model_dump_json(indent=1))
+                why = contest.record_failure(failure)
+        result = assemble(spec, family, workloads, journal, why=why or "", seconds=time.monotonic() - started)
+    written = folder / f"{MODEL}.{os.getpid()}"
+    written.write_text(result.model_dump_json(indent=1))
+    written.replace(folder / MODEL)
     return result
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import secrets
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from fastkernels.evaluation.e2e.arm import ArmFailed
 from fastkernels.evaluation.e2e.contest import ANSWER_SECONDS, Contest, as_json
 from fastkernels.evaluation.e2e.journal import Block, Tried
 from fastkernels.evaluation.e2e.readings import Readings
@@ -32,11 +37,18 @@ def run_rounds(contest: Contest, baseline: Tried) -> None:
             for _ in range(AGAIN):
                 block = _visit(contest, readings, baseline, name, workload, number, visit)
                 if name == "candidate":
-                    file = str(timed_file(contest, block))
-                    contest.arms[name].order("keep", timeout=ANSWER_SECONDS, workload=workload, file=file)
+                    file = timed_file(contest, block)
+                    at = secrets.randbelow(block.passes)  # drawn when the passes are over
+                    contest.arms[name].order("keep", timeout=ANSWER_SECONDS, workload=workload, at=at, file=str(file))
+                    block.outputs = digest(file)
                 contest.journal.append(block)
                 if not block.rejected:
                     break
+
+
+def digest(file: Path) -> str:
+    """Of a file's content; nothing of a file that is not there."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
 def timed_file(contest: Contest, block: Block) -> Path:
@@ -47,32 +59,36 @@ def timed_file(contest: Contest, block: Block) -> Path:
 def _visit(
     contest: Contest, readings: Readings, baseline: Tried, name: ArmName, workload: str, number: int, visit: int
 ) -> Block:
-    arm, passes = contest.arms[name], baseline.passes[workload]
+    passes = baseline.passes[workload]
     expected = passes * next(t.seconds[workload] for t in baseline.trials if t.chosen)
-    told = arm.order(
-        "block",
-        timeout=max(FLOOR_SECONDS, PATIENCE * expected),
-        mode=contest.mode(name),
-        workload=as_json(contest.by_name[workload]),
-        passes=passes,
-    )
+    with contest.alone(name) as arm:
+        told = arm.order(
+            "block",
+            timeout=max(FLOOR_SECONDS, PATIENCE * expected),
+            mode=contest.mode(name),
+            workload=as_json(contest.by_name[workload]),
+            passes=passes,
+        )
     reading = readings.between(arm.started, arm.ended, group=f"{name} {workload}")
-    return Block(
-        workload=workload,
-        round=number,
-        visit=visit,
-        arm=name,
-        passes=passes,
-        seconds=arm.seconds / passes,
-        own_seconds=told["seconds"] / passes,
-        requests=told["requests"],
-        tokens=told["tokens"],
-        latency_ms=told["latency_ms"],
-        ttft_ms=told["ttft_ms"],
-        tpot_ms=told["tpot_ms"][:: max(1, math.ceil(len(told["tpot_ms"]) / TIMES_KEPT))],
-        megahertz=reading.megahertz,
-        watts=reading.watts,
-        celsius=reading.celsius,
-        joules=reading.joules,
-        rejected=reading.throttled if contest.spec.entry.reject_busy else "",
-    )
+    try:
+        return Block(
+            workload=workload,
+            round=number,
+            visit=visit,
+            arm=name,
+            passes=passes,
+            seconds=arm.seconds / passes,
+            own_seconds=told["seconds"] / passes,
+            requests=told["requests"],
+            tokens=told["tokens"],
+            latency_ms=told["latency_ms"],
+            ttft_ms=told["ttft_ms"],
+            tpot_ms=told["tpot_ms"][:: max(1, math.ceil(len(told["tpot_ms"]) / TIMES_KEPT))],
+            megahertz=reading.megahertz,
+            watts=reading.watts,
+            celsius=reading.celsius,
+            joules=reading.joules,
+            rejected=reading.throttled if contest.spec.entry.reject_busy else "",
+        )
+    except (KeyError, TypeError, ValidationError) as error:
+        raise ArmFailed(arm.role, f"its reply to 'block' is none: {str(error)[:300]}", arm.tail()) from None

@@ -42,9 +42,9 @@ def _timed(contest: Contest, name: ArmName, mode: str) -> Trial:
         return Trial(name=mode, seconds={}, reason=failure.reason[:300])
     contest.tell(f"trial of {name}, {mode}")
     seconds: dict[str, float] = {}
-    arm = contest.arms[name]
     for workload in contest.workloads:
-        arm.order("block", timeout=COMPILE_SECONDS, mode=mode, workload=as_json(workload), passes=PASSES)
+        with contest.alone(name) as arm:
+            arm.order("block", timeout=COMPILE_SECONDS, mode=mode, workload=as_json(workload), passes=PASSES)
         seconds[workload.name] = arm.seconds / PASSES
     return Trial(name=mode, seconds=seconds)
 

@@ -42,7 +42,7 @@ class Serving:
         self.model: nn.Module | None = None
         self.handle: Patch | None = None
         self.sessions: dict[Mode, Session] = {}
-        self.outputs: dict[str, Tensors] = {}
+        self.outputs: dict[str, list[Tensors]] = {}
 
     # -- the reference process -----------------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ class Serving:
             started = time.perf_counter()
             served = [session.serve(work) for _ in range(passes)]
             seconds = time.perf_counter() - started
-        self.outputs[work.name] = served[-1].outputs
+        self.outputs[work.name] = [s.outputs for s in served]
         return {
             "seconds": seconds,
             "requests": served[0].requests,
@@ -126,9 +126,9 @@ class Serving:
             "tpot_ms": [t for s in served for t in s.tpot_ms],
         }
 
-    def keep(self, workload: str, file: str) -> dict[str, Any]:
-        """Writes what the last pass of the last block over a workload returned."""
-        save_answer(self.outputs[workload], file)
+    def keep(self, workload: str, at: int, file: str) -> dict[str, Any]:
+        """Writes what one pass of the last block over a workload returned."""
+        save_answer(self.outputs[workload][at], file)
         return {}
 
     def answer(self, mode: Mode, file: str) -> dict[str, Any]:
@@ -142,20 +142,18 @@ class Serving:
         share, details = self.family.plausible(self._session(self.model, mode), work, load_file(file))
         return {"share": float(share), "details": str(details)[:400]}
 
-    def evidence(self, mode: Mode, workload: dict[str, Any]) -> dict[str, Any]:
+    def evidence(self, mode: Mode, workloads: list[dict[str, Any]]) -> dict[str, Any]:
         """What of the candidates shows in a window of real calls, and what stands on the model."""
         from fastkernels.evaluation.e2e.launches import launches_per_step
         from fastkernels.patches.dispatch import dispatchers
 
-        work = Workload(**workload)
-        few = work.model_copy(update={"requests": min(work.batch, work.requests)})
-        session, steps = self._session(self.model, mode), 0
+        session = self._session(self.model, mode)
+        few = [w.model_copy(update={"requests": min(w.batch, w.requests)}) for w in (Workload(**w) for w in workloads)]
 
-        def run() -> None:
-            nonlocal steps
-            steps = session.serve(few).steps
+        def run() -> int:
+            return sum(session.serve(work).steps for work in few)
 
-        run()
+        steps = run()
         standing = [d for _, d in dispatchers(self.model)]
         told: dict[str, Any] = {
             "dispatchers": len(standing),

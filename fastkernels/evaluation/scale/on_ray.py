@@ -140,6 +140,7 @@ def work(job: Job, data: bytes, driver_python: str) -> Iterator[Started | Piece 
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # else it replaces print, in which Dynamo cannot look
     try:
         import ray
     except ImportError as error:

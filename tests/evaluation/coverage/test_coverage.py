@@ -85,7 +85,7 @@ def test_functional_sites_have_no_share_of_their_own(model):
 def test_a_whole_model_that_is_replaced_is_all_of_it(model):
     found = coverage(model, "reference", run_of(model))
     assert by_task(found)["causal_lm"].applied == 1
-    assert found.share == pytest.approx(1.0, abs=0.01)
+    assert found.share == pytest.approx(1.0, abs=0.05)
     assert [t.task for t in found.tasks if t.share] == ["causal_lm"]
 
 

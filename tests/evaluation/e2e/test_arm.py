@@ -22,7 +22,7 @@ def arm(tmp_path):
 
 def test_what_an_arm_raises_is_its_reason_and_it_lives_on(arm):
     with pytest.raises(ArmFailed, match=r"KeyError: 'LLM\.none'") as failed:
-        arm.order("keep", timeout=120, workload="LLM.none", file="x")
+        arm.order("keep", timeout=120, workload="LLM.none", at=0, file="x")
     assert failed.value.alive
     assert arm.order("settle", timeout=60) == {}
     assert "Traceback" in arm.tail()

@@ -155,10 +155,12 @@ def test_an_error_in_the_caller_ends_every_job_and_keeps_what_is_finished(
 
 
 DRIVER = """
+    import signal
     import sys
     from pathlib import Path
     from fastkernels.evaluation.scale.job import Job
     from fastkernels.evaluation.scale.run_jobs import run_jobs
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     job = Job(name="job", folder=Path(sys.argv[1]), command=tuple(sys.argv[2:]))
     print(run_jobs([job], gpus=0)[0].ok)
 """

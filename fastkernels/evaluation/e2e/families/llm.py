@@ -22,6 +22,7 @@ PREFILL, STEPS = 64, 32  # tokens of a check sequence, by the way they are run
 KEPT = 8  # places of the prefill that are judged: with the steps' 40 x vocabulary a sequence, 20 MB at 128k
 GOLDEN = 0.618
 ERRORS = 4.0
+LARGEST_EXPONENT = 700.0  # of a float64
 PAD = -1  # after a prompt that is shorter than the longest
 
 
@@ -154,7 +155,7 @@ def _perplexity(logits: Tensor, oracle: Tensor, targets: Tensor) -> Distance:
     loss, wanted = (torch.stack(list(map(_loss, x, targets))) for x in (logits, oracle))
     gap = loss - wanted
     error = ERRORS * gap.std().item() / math.sqrt(gap.numel())
-    return Distance(value=abs(gap.mean().item()) + error, shown=math.exp(loss.mean().item()))
+    return Distance(value=abs(gap.mean().item()) + error, shown=math.exp(min(loss.mean().item(), LARGEST_EXPONENT)))
 
 
 def _loss(logits: Tensor, targets: Tensor) -> Tensor:
