@@ -44,6 +44,7 @@ class Contest:
     loaded: dict[ArmName, dict[str, Any]] = field(default_factory=dict)
     warmup_seconds: dict[ArmName, float] = field(default_factory=dict)
     broken: dict[tuple[ArmName, str], ArmFailed] = field(default_factory=dict)  # modes in which an arm does not run
+    kept: set[tuple[str, int, int]] = field(default_factory=set)  # timed blocks of this try whose outputs were written
     answers: dict[str, Tensors] = field(default_factory=dict)  # oracle, control, and the baseline's by mode
 
     def __post_init__(self) -> None:

@@ -125,12 +125,13 @@ def evaluate(
         there = ", ".join(entry.model for entry in chosen.entries)
         raise EvaluationError(f"{chosen.name}: --only {' '.join(only)} matches none of its models: {there}.")
     if ray_address is None and gpus is None:
-        run.models = [
+        for job, spec in specs:
             run_entry(job, on_progress=lambda p, name=spec.entry.model: on_progress(name, p))  # type: ignore[misc]
-            for job, spec in specs
-        ]
+        ended: dict[Path, Outcome] = {}
     else:
-        run.models = side_by_side(specs, gpus=gpus, ray_address=ray_address, on_progress=on_progress)
+        ended = side_by_side(specs, gpus=gpus, ray_address=ray_address, on_progress=on_progress)
+    jobs = sorted({*(job for job, _ in specs), *(file.parent for file in folder.glob(f"*/{MODEL}"))})
+    run.models = [_left_in(job, ended.get(job)) for job in jobs]  # of an earlier --only too
     write(folder / RESULT, run)
     return run
 
@@ -223,8 +224,8 @@ def side_by_side(
     gpus: int | None,
     ray_address: str | None,
     on_progress: Callable[[str, Progress], None],
-) -> list[ModelResult]:
-    """Entries as jobs on several devices or nodes. A job that left no result is a result with the score 0."""
+) -> dict[Path, Outcome]:
+    """Entries as jobs on several devices or nodes; how each folder's ended."""
     jobs = [
         Job(
             name=f"{job.name} {spec.entry.model}",
@@ -241,15 +242,16 @@ def side_by_side(
         on_progress(models[event.job], Progress(phase=f"{event.kind}, {done} records", done=done))
 
     outcomes = run_jobs(jobs, gpus=gpus, ray_address=ray_address, on_event=follow)
-    return [_left_by(job, spec, outcome) for (job, spec), outcome in zip(specs, outcomes, strict=True)]
+    return {job.folder: outcome for job, outcome in zip(jobs, outcomes, strict=True)}
 
 
-def _left_by(folder: Path, spec: JobSpec, outcome: Outcome) -> ModelResult:
-    """The result in a job's folder; without one, a result with the score 0."""
+def _left_in(folder: Path, outcome: Outcome | None) -> ModelResult:
+    """The result in a job's folder; a job that left none is a result with the score 0."""
     file = folder / MODEL
     if file.is_file():
         return ModelResult.model_validate_json(file.read_text())
-    entry, family = spec.entry, spec.entry.workloads[0].partition(".")[0]
+    entry = JobSpec.read(folder).entry
+    family = entry.workloads[0].partition(".")[0]
     return ModelResult(
         model=entry.model,
         family=family,
@@ -259,7 +261,7 @@ def _left_by(folder: Path, spec: JobSpec, outcome: Outcome) -> ModelResult:
         weights="",
         valid=False,
         passed=False,
-        reason=f"its job left no result: {outcome.reason or 'it ended early'}",
+        reason=f"its job left no result: {outcome.reason if outcome is not None else 'it ended early'}",
     )
 
 

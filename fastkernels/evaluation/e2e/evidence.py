@@ -41,17 +41,17 @@ def check_timed(contest: Contest) -> bool:
 
 
 def _drawn(contest: Contest) -> Iterator[Block]:
-    """The last timed block of the candidate on each workload, and some that it could not know of; those of them that an
-    earlier, killed run has not checked yet."""
+    """The last timed block of the candidate on each workload, and some that it could not know of, as far as an earlier,
+    killed run has not checked them. That run's outputs may be on another machine; those of this one must be there."""
     checked = [r for r in contest.journal.records if isinstance(r, Checked)]
     for workload in contest.by_name:
         done = {(r.workload, r.round, r.visit) for r in checked if r.workload == workload}
         own = [b for b in contest.journal.blocks().values() if b.arm == "candidate" and b.workload == workload]
         own.sort(key=lambda b: b.key)
-        left = [b for b in own if b.key not in done]
-        wanted = min(CHECKS + 1, len(own)) - len(done)
-        if wanted > 0 and own[-1] in left:
-            yield own[-1]
+        left = [b for b in own if b.key not in done and (b.key in contest.kept or timed_file(contest, b).is_file())]
+        wanted = min(CHECKS + 1 - len(done), len(left))
+        if wanted > 0:
+            yield left[-1]
             left, wanted = left[:-1], wanted - 1
         yield from random.Random().sample(left, max(0, wanted))
 

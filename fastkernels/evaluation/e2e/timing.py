@@ -41,6 +41,7 @@ def run_rounds(contest: Contest, baseline: Tried) -> None:
                     at = secrets.randbelow(block.passes)  # drawn when the passes are over
                     contest.arms[name].order("keep", timeout=ANSWER_SECONDS, workload=workload, at=at, file=str(file))
                     block.outputs = digest(file)
+                    contest.kept.add(block.key)
                 contest.journal.append(block)
                 if not block.rejected:
                     break

@@ -48,3 +48,12 @@ def test_candidates_that_no_process_could_be_given_are_refused(tmp_path):
 def test_only_that_matches_nothing_names_what_there_is(tmp_path):
     with pytest.raises(EvaluationError, match="--only other matches none of its models: tiny-llama"):
         fastkernels.evaluate(scenario_file(tmp_path), "shipped", out=tmp_path / "run", device="cpu", only=["other"])
+
+
+def test_models_that_earlier_calls_with_only_left_stay_in_the_result(tmp_path):
+    file, out = tmp_path / "s.yaml", tmp_path / "run"
+    second = ENTRY.partition("\n")[2].replace("some/model", "other/model")
+    file.write_text(ENTRY % (2, "LLM.mixed") + second % (2, "LLM.mixed"))
+    fastkernels.evaluate(file, "shipped", out=out, device="cpu", only=["some/*"])
+    found = fastkernels.evaluate(file, "shipped", out=out, device="cpu", only=["other/*"])
+    assert [m.model for m in found.models] == ["some/model", "other/model"]
