@@ -60,9 +60,10 @@ def evaluate(
             rows: dict[str, int] = {}
 
             def follow(name: str, progress: Progress) -> None:
-                row = rows.setdefault(name, bar.add_task(name, total=None) if name not in rows else rows[name])
+                if name not in rows:
+                    rows[name] = bar.add_task(name, total=None)
                 total = progress.total if progress.total > 1 else None
-                bar.update(row, description=f"{name}: {progress.phase}", completed=progress.done, total=total)  # type: ignore[arg-type] # a TaskID is an int
+                bar.update(rows[name], description=f"{name}: {progress.phase}", completed=progress.done, total=total)  # type: ignore[arg-type] # a TaskID is an int
 
             result = run_scenario(
                 scenario,

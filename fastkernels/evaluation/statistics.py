@@ -7,6 +7,7 @@ On simulated noise the interval held the truth 87% of the time with 4 rounds, 93
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -31,6 +32,16 @@ def percentiles(values: ArrayLike) -> Percentiles:
     """
     p50, p95, p99 = np.percentile(_finite(values), [50, 95, 99])
     return Percentiles(p50=p50, p95=p95, p99=p99)
+
+
+def known_median(values: Sequence[float | None]) -> float | None:
+    """Median of the readings that there are; None where there are none.
+
+    >>> known_median([3.0, None, 1.0]), known_median([None])
+    (2.0, None)
+    """
+    known = [v for v in values if v is not None]
+    return statistics.median(known) if known else None
 
 
 def seconds(sample: RoundSample) -> float:

@@ -20,7 +20,7 @@ from fastkernels.evaluation.e2e.result import (
     WorkloadResult,
 )
 from fastkernels.evaluation.e2e.workload import Workload
-from fastkernels.evaluation.statistics import latency_ratio, noise, percentiles, ratio
+from fastkernels.evaluation.statistics import known_median, latency_ratio, noise, percentiles, ratio
 
 SHOWN = 400  # raw latencies kept for plots
 APART, APART_SECONDS = 0.05, 0.01  # of a block: share, and seconds
@@ -42,7 +42,7 @@ def assemble(
     entry = spec.entry
     ended = {r.arm: r.result for r in journal.records if isinstance(r, Ended)}
     correctness = _correctness(journal)
-    invalid = why or _invalid(journal, workloads, entry.rounds)
+    invalid = why or _invalid(journal, correctness, workloads, entry.rounds)
     red = next((c.reason for c in correctness if not c.passed), "")
     passed = not invalid and not red and bool(correctness)
     tried = journal.tried("baseline")
@@ -71,8 +71,8 @@ def assemble(
 
 def _correctness(journal: Journal) -> list[Correctness]:
     """One for each mode: the worse of before and after the timed blocks, with the outputs of timed calls."""
-    judged = {c.mode: c for c in journal.gated()}
-    for late in journal.gated(after=True):
+    judged = {c.mode: c.model_copy() for c in journal.gated()}
+    for late in (c.model_copy() for c in journal.gated(after=True)):
         early = judged.get(late.mode)
         if early is None or late.score < early.score or not late.passed:
             if early is not None and early.passed and not late.passed:
@@ -93,12 +93,12 @@ def _correctness(journal: Journal) -> list[Correctness]:
     return list(judged.values())
 
 
-def _invalid(journal: Journal, workloads: Sequence[Workload], rounds: int) -> str:
+def _invalid(journal: Journal, correctness: Sequence[Correctness], workloads: Sequence[Workload], rounds: int) -> str:
     """Why the run proves nothing, or nothing. A red gate before the rounds needs no rounds."""
     failed = journal.failed()
     if failed is not None:
         return f"{failed.arm} arm: {failed.result.reason}"
-    if any(not c.passed for c in (*journal.gated(), *journal.gated(after=True))):
+    if any(not c.passed for c in correctness):
         return ""
     ended = {r.arm: r.result for r in journal.records if isinstance(r, Ended)}
     missing = [arm for arm in ARMS if arm not in ended]
@@ -228,13 +228,8 @@ def _speed(blocks: Sequence[Block], samples: Sequence[RoundSample], *, rejected:
         latencies_ms=latencies[:: max(1, -(-len(latencies) // SHOWN))],
         blocks=len(blocks),
         rejected=rejected,
-        joules_per_unit=_median(joules),
-        watts=_median([b.watts for b in blocks]),
-        celsius=_median([b.celsius for b in blocks]),
-        megahertz=_median([b.megahertz for b in blocks]),
+        joules_per_unit=known_median(joules),
+        watts=known_median([b.watts for b in blocks]),
+        celsius=known_median([b.celsius for b in blocks]),
+        megahertz=known_median([b.megahertz for b in blocks]),
     )
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return statistics.median(known) if known else None

@@ -25,6 +25,7 @@ from fastkernels.evaluation.e2e.run_entry import cannot_run, run_entry
 from fastkernels.evaluation.e2e.scenario import Scenario, load_scenario
 from fastkernels.evaluation.scale.job import Event, Job, Outcome
 from fastkernels.evaluation.scale.run_jobs import run_jobs
+from fastkernels.evaluation.whole_file import whole_file
 from fastkernels.runtime.load import LEVELS, shipped_folder
 from fastkernels.tasks import task_for_stem
 
@@ -51,7 +52,7 @@ def evaluate(
 
     Three arms for each model, in processes of their own: ``baseline``, the strongest unpatched way to run it; ``null``,
     identity candidates at the candidate's sites; and ``candidate``. They visit each workload in turn (ABBA).
-    Correctness is the gate before any timing, is judged again after it, and holds for what the timed calls returned.
+    Correctness is the gate before any timed round, is judged again after them, and holds for what timed calls returned.
 
     Args:
         scenario: a packaged one (``minimal``, ``default``, ``full``), a YAML file, or a Scenario.
@@ -291,6 +292,5 @@ def command_of(
 
 def write(file: Path, run: RunResult) -> None:
     """Whole or not at all."""
-    written = file.with_suffix(f".{os.getpid()}")
-    written.write_text(json.dumps(run.model_dump(mode="json"), indent=1) + "\n")
-    written.replace(file)
+    with whole_file(file) as path:
+        path.write_text(json.dumps(run.model_dump(mode="json"), indent=1) + "\n")

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ValidationError
 
 from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.e2e.scenario import Entry
+from fastkernels.evaluation.scale.job import ENTRY
 
-ENTRY, MODEL, RECORDS, CANDIDATES = "entry.json", "model.json", "records.jsonl", "candidates"
+MODEL, CANDIDATES = "model.json", "candidates"
 NAMED = ("shipped", "reference", "identity")  # sets of candidates that need no folder
 
 

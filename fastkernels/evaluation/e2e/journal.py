@@ -48,7 +48,7 @@ class Gated(BaseModel):
 
 
 class Block(BaseModel):
-    """One visit of an arm to a workload. Seconds are of one pass; the parent's clock, and the arm's own."""
+    """One visit of an arm to a workload. Seconds are of one pass, by the parent's clock."""
 
     kind: Literal["block"] = "block"
     workload: str
@@ -57,7 +57,6 @@ class Block(BaseModel):
     arm: ArmName
     passes: int
     seconds: float
-    own_seconds: float
     requests: int
     tokens: int
     latency_ms: list[float]

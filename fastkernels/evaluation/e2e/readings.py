@@ -17,6 +17,7 @@ import torch
 
 from fastkernels.evaluation.e2e.cpu_sampler import CpuSample, CpuSampler
 from fastkernels.evaluation.e2e.gpu_sampler import GpuSample, GpuSampler
+from fastkernels.evaluation.statistics import known_median
 
 # Bits of nvidia-smi's clocks_event_reasons.active.
 IDLE, POWER_CAP = 0x1, 0x4
@@ -101,15 +102,15 @@ def read_gpu(samples: Sequence[GpuSample], start: float, end: float, *, usual: f
 
     slowed = [f"{name} in {share(bit):.0%} of the samples" for bit, name in THROTTLES.items() if share(bit) >= OFTEN]
     capped = share(POWER_CAP)
-    megahertz = _median([s.megahertz for s in own if not s.reasons & IDLE])
+    megahertz = known_median([s.megahertz for s in own if not s.reasons & IDLE])
     if not slowed and megahertz is not None and usual is not None and capped < OFTEN and megahertz < (1 - FALL) * usual:
         slowed.append(
             f"clock at {megahertz:.0f} MHz, {1 - megahertz / usual:.0%} under the {usual:.0f} MHz of its kind"
         )
     return Reading(
         megahertz=megahertz,
-        watts=_median([s.watts for s in own]),
-        celsius=_median([s.celsius for s in own]),
+        watts=known_median([s.watts for s in own]),
+        celsius=known_median([s.celsius for s in own]),
         joules=energy(own, start, end),
         throttled="; ".join(slowed),
         noted=f"power cap in {capped:.0%} of the samples" if capped else "",
@@ -118,7 +119,7 @@ def read_gpu(samples: Sequence[GpuSample], start: float, end: float, *, usual: f
 
 def loaded_clock(samples: Sequence[GpuSample]) -> float | None:
     """Median clock in MHz of the samples in which the GPU had work."""
-    return _median([s.megahertz for s in samples if not s.reasons & IDLE])
+    return known_median([s.megahertz for s in samples if not s.reasons & IDLE])
 
 
 def read_cpu(samples: Sequence[CpuSample], start: float, end: float) -> Reading:
@@ -140,8 +141,8 @@ def read_cpu(samples: Sequence[CpuSample], start: float, end: float) -> Reading:
     shares = {who: taken / max(taken + had, seconds) for who, taken, had in losses if taken > 0}
     lost = [f"{who} took {share:.0%} of the core time" for who, share in shares.items() if share > OFTEN]
     return Reading(
-        megahertz=_median([s.megahertz for s in own]),
-        celsius=_median([s.celsius for s in own]),
+        megahertz=known_median([s.megahertz for s in own]),
+        celsius=known_median([s.celsius for s in own]),
         throttled="; ".join(lost),
     )
 
@@ -176,8 +177,3 @@ def _around(samples: Sequence[CpuSample], start: float, end: float) -> tuple[Cpu
 
 def _at(sample: GpuSample | CpuSample) -> float:
     return sample.at
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return statistics.median(known) if known else None

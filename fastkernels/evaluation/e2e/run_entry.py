@@ -4,7 +4,6 @@ trials, rounds, checks, evidence."""
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from fastkernels.evaluation.e2e.contest import SETTLE_SECONDS, Contest, Progress
 from fastkernels.evaluation.e2e.evidence import check_timed, gather
 from fastkernels.evaluation.e2e.families.registry import family_of
 from fastkernels.evaluation.e2e.gate import answer_references, pass_gate
-from fastkernels.evaluation.e2e.job import MODEL, RECORDS, JobSpec
+from fastkernels.evaluation.e2e.job import MODEL, JobSpec
 from fastkernels.evaluation.e2e.journal import Covered, Journal
 from fastkernels.evaluation.e2e.machine import machine
 from fastkernels.evaluation.e2e.result import ModelResult
@@ -24,6 +23,8 @@ from fastkernels.evaluation.e2e.scenario import Entry
 from fastkernels.evaluation.e2e.sizes import resolve
 from fastkernels.evaluation.e2e.timing import run_rounds
 from fastkernels.evaluation.e2e.trial import choose
+from fastkernels.evaluation.scale.job import RECORDS
+from fastkernels.evaluation.whole_file import whole_file
 
 
 def run_entry(folder: Path, *, on_progress: Callable[[Progress], None] = lambda _: None) -> ModelResult:
@@ -57,9 +58,8 @@ def run_entry(folder: Path, *, on_progress: Callable[[Progress], None] = lambda 
             except ArmFailed as failure:
                 why = contest.record_failure(failure)
         result = assemble(spec, family, workloads, journal, why=why or "", seconds=time.monotonic() - started)
-    written = folder / f"{MODEL}.{os.getpid()}"
-    written.write_text(result.model_dump_json(indent=1))
-    written.replace(folder / MODEL)
+    with whole_file(folder / MODEL) as path:
+        path.write_text(result.model_dump_json(indent=1))
     return result
 
 

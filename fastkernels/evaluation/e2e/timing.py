@@ -79,7 +79,6 @@ def _visit(
             arm=name,
             passes=passes,
             seconds=arm.seconds / passes,
-            own_seconds=told["seconds"] / passes,
             requests=told["requests"],
             tokens=told["tokens"],
             latency_ms=told["latency_ms"],

@@ -28,6 +28,7 @@ from fastkernels.evaluation.e2e.families.family import Family, Mode, Session, Te
 from fastkernels.evaluation.e2e.families.registry import family_of
 from fastkernels.evaluation.e2e.setup import Setup
 from fastkernels.evaluation.e2e.workload import Workload
+from fastkernels.evaluation.whole_file import whole_file
 from fastkernels.patches.patch import Patch, patch
 from fastkernels.patches.report import Report
 
@@ -48,10 +49,12 @@ class Serving:
 
     def oracle(self, file: str) -> dict[str, Any]:
         """Answers of the model in a wider dtype, over the same weights: float64 for float32, float32 for halves."""
+        from fastkernels.evaluation.e2e.weights import parameters
+
         dtype = torch.float64 if self.setup.entry.dtype == "float32" else torch.float32
         model = self._build(dtype)
         save_answer(self._session(model, "eager").answer(), file)
-        return {"oracle": f"{dtype}, eager".removeprefix("torch."), "parameters": count(model)}
+        return {"oracle": f"{dtype}, eager".removeprefix("torch."), "parameters": parameters(model)}
 
     def control(self, file: str) -> dict[str, Any]:
         """Answers of the model with noise in its weights: what is known to be wrong."""
@@ -86,13 +89,12 @@ class Serving:
         return {
             "load_seconds": loaded - started,
             "patch_seconds": time.perf_counter() - loaded if self.handle is not None else None,
-            "parameters": count(self.model),
             "patch": report and report.model_dump(mode="json"),
             "standing": [(p, d.proposal.task) for p, d in self.handle.dispatchers.items()] if self.handle else [],
         }
 
     def warm(self, mode: Mode, workloads: list[dict[str, Any]]) -> dict[str, float]:
-        """Serves each workload until nothing compiles any more."""
+        """Serves each workload so often that compilers have compiled it and CUDA graphs are recorded."""
         session, started = self._session(self.model, mode), time.perf_counter()
         for workload in workloads:
             for _ in range(WARMUPS):
@@ -113,12 +115,9 @@ class Serving:
         """Serves the workload ``passes`` times."""
         session, work = self._session(self.model, mode), Workload(**workload)
         with pinned(self.setup):
-            started = time.perf_counter()
             served = [session.serve(work) for _ in range(passes)]
-            seconds = time.perf_counter() - started
         self.outputs[work.name] = [s.outputs for s in served]
         return {
-            "seconds": seconds,
             "requests": served[0].requests,
             "tokens": served[0].tokens,
             "latency_ms": [t for s in served for t in s.latency_ms],
@@ -148,7 +147,7 @@ class Serving:
         from fastkernels.patches.dispatch import dispatchers
 
         session = self._session(self.model, mode)
-        few = [w.model_copy(update={"requests": min(w.batch, w.requests)}) for w in (Workload(**w) for w in workloads)]
+        few = [one_batch(workload) for workload in workloads]
 
         def run() -> int:
             return sum(session.serve(work).steps for work in few)
@@ -175,9 +174,7 @@ class Serving:
         """Share of this unpatched model's time that passes inside the modules that a report says are replaced."""
         from fastkernels.evaluation.coverage.coverage import coverage_of
 
-        work = Workload(**workload)
-        few = work.model_copy(update={"requests": min(work.batch, work.requests)})
-        session = self._session(self.model, "eager")
+        session, few = self._session(self.model, "eager"), one_batch(workload)
         found = coverage_of(Report.model_validate(report), self.model, lambda: session.serve(few))
         return found.model_dump(mode="json")
 
@@ -224,16 +221,16 @@ class Serving:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def count(model: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(p.numel() for p in model.parameters())
+def one_batch(workload: dict[str, Any]) -> Workload:
+    """The workload with as many requests as one batch holds: a profiler's window is to be short."""
+    work = Workload(**workload)
+    return work.model_copy(update={"requests": min(work.batch, work.requests)})
 
 
 def save_answer(tensors: Tensors, file: str) -> None:
-    """Writes tensors whole or not at all: a killed writer leaves no half of a file under the name."""
-    written = Path(f"{file}.{os.getpid()}")
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, written)
-    written.replace(file)
+    """Writes tensors, whole or not at all."""
+    with whole_file(Path(file)) as path:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
 
 
 @contextlib.contextmanager

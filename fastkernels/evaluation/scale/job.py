@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,8 +11,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fastkernels.errors import EvaluationError
+from fastkernels.evaluation.whole_file import whole_file
 
 RECORDS = "records.jsonl"  # what a job appends to as it goes
+ENTRY = "entry.json"  # what is asked
 LOG = "job.log"  # stdout and stderr of all its tries
 OUTCOME = "outcome.json"  # how the last try ended
 
@@ -54,7 +55,7 @@ class Job:
     @property
     def key(self) -> str:
         """A hash of what is asked: command, devices, environment and ``entry.json``; not of the candidate's files."""
-        entry = self.folder / "entry.json"
+        entry = self.folder / ENTRY
         asked = json.dumps([self.command, self.gpus, sorted(self.environment.items())]).encode()
         return hashlib.sha256(asked + (entry.read_bytes() if entry.is_file() else b"")).hexdigest()[:16]
 
@@ -80,9 +81,8 @@ class Outcome(BaseModel):
     def save(self, folder: Path) -> None:
         """Writes it whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
-        new = folder / f".{OUTCOME}.new"
-        new.write_text(self.model_dump_json(indent=2))
-        os.replace(new, folder / OUTCOME)
+        with whole_file(folder / OUTCOME) as path:
+            path.write_text(self.model_dump_json(indent=2))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,6 @@ def block(number, *, rejected=""):
         arm="baseline",
         passes=1,
         seconds=0.1,
-        own_seconds=0.1,
         requests=1,
         tokens=4,
         latency_ms=[100.0],

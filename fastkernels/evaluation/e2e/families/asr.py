@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.e2e.families import metrics
-from fastkernels.evaluation.e2e.families.decoding import Decoder, plausible
+from fastkernels.evaluation.e2e.families.decoding import Decoder, plausible, served
 from fastkernels.evaluation.e2e.families.family import Distance, Family, Mode, Served, Session, Tensors
 from fastkernels.evaluation.e2e.workload import Workload
 
@@ -44,16 +44,7 @@ class ASRSession(Session):
             ]
         except EvaluationError as error:
             raise EvaluationError(f"{workload.name}: {error}") from None
-        tokens = torch.cat([batch.tokens for batch in done])
-        return Served(
-            requests=workload.requests,
-            tokens=tokens.numel(),
-            steps=len(done) * workload.output_tokens,
-            latency_ms=tuple(batch.latency_ms for batch in done),
-            ttft_ms=tuple(batch.ttft_ms for batch in done),
-            tpot_ms=tuple(ms for batch in done for ms in batch.tpot_ms),
-            outputs={"tokens": tokens, "pass": torch.tensor(at_pass)},
-        )
+        return served(workload, done, **{"pass": torch.tensor(at_pass)})
 
     def answer(self) -> Tensors:
         """``logits`` (check_size, PREFIX + STEPS, vocabulary) when forced, and a ``transcript`` (check_size, STEPS)."""

@@ -16,7 +16,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.e2e.families.compiled import compile_model, mode_step
-from fastkernels.evaluation.e2e.families.family import Mode
+from fastkernels.evaluation.e2e.families.family import Mode, Served
+from fastkernels.evaluation.e2e.workload import Workload
 
 ROUND = 128  # length of a static cache is a multiple of it, so that workloads of like size share one
 SCORED = 4096  # tokens scored in one call
@@ -34,6 +35,20 @@ class Generated:
     latency_ms: float
     ttft_ms: float
     tpot_ms: tuple[float, ...]
+
+
+def served(workload: Workload, batches: list[Generated], **outputs: Tensor) -> Served:
+    """One pass over a workload, of the batches it was decoded in; the tokens are among its outputs."""
+    tokens = torch.cat([batch.tokens for batch in batches])
+    return Served(
+        requests=workload.requests,
+        tokens=tokens.numel(),
+        steps=len(batches) * workload.output_tokens,
+        latency_ms=tuple(batch.latency_ms for batch in batches),
+        ttft_ms=tuple(batch.ttft_ms for batch in batches),
+        tpot_ms=tuple(ms for batch in batches for ms in batch.tpot_ms),
+        outputs={"tokens": tokens, **outputs},
+    )
 
 
 class Decoder:

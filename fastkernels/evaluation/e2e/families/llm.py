@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.e2e.families import metrics
-from fastkernels.evaluation.e2e.families.decoding import Decoder, plausible
+from fastkernels.evaluation.e2e.families.decoding import Decoder, plausible, served
 from fastkernels.evaluation.e2e.families.family import Distance, Family, Mode, Served, Session, Tensors
 from fastkernels.evaluation.e2e.prompts import tokenise
 from fastkernels.evaluation.e2e.workload import Workload
@@ -45,17 +45,8 @@ class LLMSession(Session):
             done = [self.decoder.generate(torch.stack(batch), count=workload.output_tokens) for batch in batches]
         except EvaluationError as error:
             raise EvaluationError(f"{workload.name}: {error}") from None
-        tokens = torch.cat([batch.tokens for batch in done])
         padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_value=PAD)
-        return Served(
-            requests=workload.requests,
-            tokens=tokens.numel(),
-            steps=len(done) * workload.output_tokens,
-            latency_ms=tuple(batch.latency_ms for batch in done),
-            ttft_ms=tuple(batch.ttft_ms for batch in done),
-            tpot_ms=tuple(ms for batch in done for ms in batch.tpot_ms),
-            outputs={"tokens": tokens, "prompts": padded},
-        )
+        return served(workload, done, prompts=padded)
 
     def answer(self) -> Tensors:
         """``logits`` (check_size, 40, vocabulary) when forced, and ``targets`` (check_size, 40) that they predict."""
