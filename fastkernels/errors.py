@@ -25,3 +25,7 @@ class BackendError(FastkernelsError):
 
 class EvaluationError(FastkernelsError):
     """A scenario, a result or an arm of an evaluation is not as it must be."""
+
+
+class ServingError(FastkernelsError):
+    """An engine cannot serve with the candidates as asked; by default it does not start."""

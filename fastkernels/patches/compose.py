@@ -81,6 +81,8 @@ def decide_sites(recognition: Recognition, candidates: CandidateSet, select: Sel
         candidate = candidates.get(task.name)
         if not chosen(site):
             decisions.append(Decision(site=site, state="unmatched", reason="not selected"))
+        elif site.proposal.gated and (candidate is not None or carried & reach(task)):
+            decisions.append(Decision(site=site, state="gated", candidate=candidate, reason=site.proposal.gated))
         elif candidate is not None:
             refusal = fits(candidate, site, site.proposal.facts)
             state = "applied" if refusal is None else "gated"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +19,7 @@ from fastkernels.patches.site import Proposal, Site
 from fastkernels.patches.source import join
 
 LAYER_INDEX = ("layer_idx", "layer_id", "layer_index", "layer_number")
+ENGINES = ("vllm", "sglang")  # serving engines: hosts whose models hold modules of their own
 PLAIN = (bool, int, float, str, type(None), torch.dtype)
 
 
@@ -82,7 +84,9 @@ def recognise(model: nn.Module, adapters: Iterable[Adapter], *, tasks: frozenset
                 continue
             key = group_key(module, proposals)
             read_again = _repropose(adapter, module, host, tasks)
-            if key not in verdicts:
+            if proposals[0].gated:
+                verdicts[key] = Verdict(index=0, error="not probed")
+            elif key not in verdicts:
                 verdicts[key] = decide(module, proposals, read_again)
             verdict = verdicts[key]
             if verdict.index is None:
@@ -155,7 +159,9 @@ def group_key(module: nn.Module, proposals: list[Proposal], *, placement: bool =
 
 
 def adapters_for(model: nn.Module) -> tuple[Adapter, ...]:
-    """The adapters of the hosts that this model may belong to, level by level."""
-    from fastkernels.patches.transformers import ADAPTERS  # the host package is imported only when a model is patched
-
-    return ADAPTERS
+    """The adapters of the host that this model belongs to, level by level."""
+    packages = {type(part).__module__.partition(".")[0] for part in model.modules()}
+    host = next((name for name in ENGINES if name in packages), "transformers")
+    # A host's package is imported only when a model of it is patched.
+    adapters: tuple[Adapter, ...] = importlib.import_module(f"fastkernels.patches.{host}").ADAPTERS
+    return adapters

@@ -65,6 +65,7 @@ class Proposal:
         idle: True for a hook on an inner module that would do nothing in a call under way now.
         drops: the module applies dropout in training mode, which the interface does not.
         on_live_weights: probe the module itself; else a clone with random weights.
+        gated: why nothing may stand here as the module is configured; it is then not probed, and the report says this.
     """
 
     task: str
@@ -82,6 +83,7 @@ class Proposal:
     idle: Callable[[Any], bool] | None = None
     drops: bool = False
     on_live_weights: bool = False
+    gated: str = ""
 
     def as_forward(self, implementation: Forward) -> Forward:
         """``implementation`` of the interface as a forward in the host's convention."""

@@ -1,0 +1,5 @@
+"""SGLang's entry point."""
+
+
+def register() -> None:
+    """Called by SGLang in each of its processes."""

@@ -1,0 +1,5 @@
+"""vLLM's entry point."""
+
+
+def register() -> None:
+    """Called by vLLM in each of its processes."""
