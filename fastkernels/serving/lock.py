@@ -47,8 +47,8 @@ def check(folder: str | Path, file: Path) -> None:
     wrong += [f"{name} has changed" for name in sorted(present.keys() & locked.keys()) if present[name] != locked[name]]
     if wrong:
         raise ServingError(
-            f"{root}: {'; '.join(wrong[:5])}{f'; and {len(wrong) - 5} more' if len(wrong) > 5 else ''}. Nothing of it was "
-            f"loaded. If that is meant: fastkernels lock {root}"
+            f"{root}: {'; '.join(wrong[:5])}{f'; and {len(wrong) - 5} more' if len(wrong) > 5 else ''}. "
+            f"Nothing of it was loaded. If that is meant: fastkernels lock {root}"
         )
 
 
