@@ -81,18 +81,23 @@ def decide_sites(recognition: Recognition, candidates: CandidateSet, select: Sel
         candidate = candidates.get(task.name)
         if not chosen(site):
             decisions.append(Decision(site=site, state="unmatched", reason="not selected"))
-        elif site.proposal.gated and (candidate is not None or carried & reach(task)):
+        elif site.proposal.gated and (candidate is not None or carried_by(site, carried)):
             decisions.append(Decision(site=site, state="gated", candidate=candidate, reason=site.proposal.gated))
         elif candidate is not None:
             refusal = fits(candidate, site, site.proposal.facts)
             state = "applied" if refusal is None else "gated"
             decisions.append(Decision(site=site, state=state, candidate=candidate, reason=refusal or ""))
-        elif names := carried & reach(task):
+        elif names := carried_by(site, carried):
             reference = reference_candidate(task)
             decisions.append(Decision(site=site, state="applied", candidate=reference, carries=names))
         else:
             decisions.append(Decision(site=site, state="unmatched", reason="no candidate for its task"))
     return decisions
+
+
+def carried_by(site: Site, tasks: frozenset[str]) -> frozenset[str]:
+    """Those of ``tasks`` for whose sake the site's reference may stand there."""
+    return tasks & reach(site.task) if site.proposal.carrier else frozenset()
 
 
 def reach(task: Task) -> frozenset[str]:
@@ -102,14 +107,23 @@ def reach(task: Task) -> frozenset[str]:
 
 
 def site_dtype(site: Site) -> torch.dtype:
-    """The dtype a site runs in: of its own floating-point parameters, else of the model's default."""
+    """The dtype a site runs in: as the host says, else of its own floating-point parameters."""
+    if site.proposal.runs_on is not None:
+        return site.proposal.runs_on[1]
     tensors = chain(site.module.parameters(), site.module.buffers())
     return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
 
+def site_device(site: Site) -> torch.device | None:
+    """The device a site runs on: as the host says, else of its own parameters; None where neither tells."""
+    if site.proposal.runs_on is not None:
+        return site.proposal.runs_on[0]
+    return next((t.device for t in chain(site.module.parameters(), site.module.buffers())), None)
+
+
 def fits(candidate: Candidate, site: Site, facts: Mapping[str, Any]) -> str | None:
     """Why ``candidate`` may not run at ``site`` as it declares itself, or None."""
-    device = next((t.device for t in chain(site.module.parameters(), site.module.buffers())), None)
+    device = site_device(site)
     if device is None or device.type == "meta":
         return candidate.supports.facts(facts) if candidate.supports.facts is not None else None
     return candidate.supports.refusal(device=device, dtype=site_dtype(site), facts=facts)

@@ -34,7 +34,7 @@ class Counts:
     def around(self, site: Site) -> Iterator[tuple[str, Dispatcher]]:
         """The dispatchers on the site's module or on one that contains it, innermost kind first."""
         for standing in (self.beneath, self.outermost):
-            for path, dispatcher in standing.items():
+            for path, dispatcher in sorted(standing.items(), key=lambda item: -len(item[0])):
                 if path in ("", site.path) or site.path.startswith(f"{path}."):
                     yield path, dispatcher
 

@@ -14,7 +14,7 @@ from torch import is_grad_enabled, nn
 from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
 
 from fastkernels.patches.build import Binding
-from fastkernels.patches.liveness import compile_check, firing, hooks_of, pins_of, unchanged
+from fastkernels.patches.liveness import compile_check, firing, hooks_of, numbers_of, pins_of, unchanged
 from fastkernels.patches.site import Forward, Proposal
 
 # Prepares a copied module: (dispatcher of the copy) -> the implementation bound to the copy's own parameters.
@@ -75,6 +75,7 @@ class Dispatcher:
         self.lowered = self.run if standing is None else standing.forward
         self.absent = () if standing is None else standing.absent
         self.pins = pins_of(self.module, proposal, family=self.family)
+        self.traced_pins = numbers_of(self.pins)
         self.holds = compile_check(self.pins, binding.merges, binding.viewed)
         self.hooks = hooks_of(self.module, proposal)
         self.hook_tables = [table for _, table in self.hooks]
@@ -91,7 +92,7 @@ class Dispatcher:
         """From now on each call runs the original: who kept this forward must not bind a model's weights again."""
         self.retired = "it was unpatched"
         self.holds = lambda: False
-        self.pins = [({}, "retired", True)]  # never holds, so that Dynamo's guards fail as well
+        self.traced_pins = [], [({}, "retired", True)]  # never holds, so that Dynamo's guards fail as well
         self.binding.undo()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # the hot path: every line here is paid at every call
@@ -126,7 +127,7 @@ class Dispatcher:
         """The same as Dynamo sees it. Nothing is written down, for what one call writes the next would be guarded on.
         Addresses are checked once, while it traces: no guard can ask for them."""
         live = self._live()
-        if not unchanged(self.pins) or not live:
+        if not unchanged(*self.traced_pins) or not live:
             return self.original(*args, **kwargs)
         call = "a hook would not fire" if any(self.hook_tables) else self.enter(args, kwargs)
         if (
@@ -157,9 +158,12 @@ class Dispatcher:
 
     @called_by_dynamo
     def _verdict(self, dtype: torch.dtype, device: torch.device) -> str | None:
-        # Indices say nothing about the dtype that a site runs in; its parameters do.
+        # Indices say nothing about the dtype that a site runs in; the host or its parameters do.
+        told = self.proposal.runs_on
         own = (p.dtype for p in self.binding.parameters if p.is_floating_point())
-        key = (dtype if dtype.is_floating_point else next(own, dtype), device)
+        if not dtype.is_floating_point:
+            dtype = next(own, dtype) if told is None else told[1]
+        key = (dtype, device)
         if key not in self.admitted:
             self.admitted[key] = self.admit(*key)
         return self.admitted[key]
@@ -274,7 +278,6 @@ class Dormant:
 def dispatchers(model: nn.Module) -> Iterator[tuple[str, Dispatcher]]:
     """The dispatchers that stand on a model now, by module path."""
     for path, module in model.named_modules():
-        for slot in ("forward", "_old_forward"):
-            forward = module.__dict__.get(slot)
+        for forward in list(module.__dict__.values()):
             if isinstance(forward, Dispatcher):
                 yield path, forward

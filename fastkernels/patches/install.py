@@ -14,7 +14,7 @@ from torch import nn
 from fastkernels.errors import CandidateError, LoweringError, PatchError
 from fastkernels.patches.blocked import blocked, origin
 from fastkernels.patches.build import Binding, bind, construct, materialise_buffers, substitute
-from fastkernels.patches.compose import Decision, fits, site_dtype
+from fastkernels.patches.compose import Decision, fits, site_device, site_dtype
 from fastkernels.patches.counts import Counts
 from fastkernels.patches.dispatch import Dispatcher
 from fastkernels.patches.outcomes import Outcomes
@@ -129,10 +129,11 @@ class Installer:
         (self.counts.beneath if beneath else self.counts.outermost)[site.path] = dispatcher
 
     def _slot(self, site: Site) -> tuple[str, Forward]:
-        """Where the dispatcher goes: ``forward``, or under accelerate's own, so that its hooks still run."""
+        """Where the dispatcher goes: the method that the host calls, or under accelerate's own forward, so that its
+        hooks still run."""
         slots = site.module.__dict__
-        slot = "_old_forward" if "_hf_hook" in slots and "_old_forward" in slots else "forward"
-        return slot, slots.get(slot) or site.module.forward
+        slot = "_old_forward" if "_hf_hook" in slots and "_old_forward" in slots else site.proposal.method
+        return slot, slots.get(slot) or getattr(site.module, slot)
 
     def _build(self, proposal: Proposal, candidate: Candidate, site: Site) -> nn.Module:
         def resolve(task: Task, facts: Mapping[str, Any]) -> Candidate | None:
@@ -149,7 +150,7 @@ class Installer:
     def _bind(
         self, implementation: nn.Module, module: nn.Module, proposal: Proposal, candidate: Candidate, site: Site
     ) -> Binding:
-        device = device_of(module)
+        device = device_of(module) if proposal.runs_on is None else proposal.runs_on[0]
         try:
             binding = bind(implementation, module, proposal, label=candidate.label)
         except CandidateError as error:
@@ -167,7 +168,7 @@ class Installer:
                 binding = self._bind(implementation, module, proposal, candidate, site)
             except (PatchError, CandidateError) as error:
                 return str(error)
-            original = type(module).forward.__get__(module)
+            original = proposal.original(module)
             binding.lowered = self._lower(site, candidate, implementation, original)
             if module is site.module:  # a copy's calls prove nothing about the module that is patched
                 self.counts.watch(site.path, implementation)
@@ -233,7 +234,7 @@ class Installer:
         implementation = self._build(proposal, candidate, site)
         binding = self._bind(implementation, small, proposal, candidate, site)
         try:
-            yield small, proposal, implementation.forward, type(small).forward.__get__(small)
+            yield small, proposal, implementation.forward, proposal.original(small)
         finally:
             binding.undo()
 
@@ -275,4 +276,4 @@ class Installer:
 
 
 def _where(site: Site) -> tuple[torch.device, torch.dtype]:
-    return device_of(site.module), site_dtype(site)
+    return site_device(site) or torch.device("cpu"), site_dtype(site)

@@ -16,7 +16,7 @@ from fastkernels.patches.source import Merge
 Pin = tuple[dict[str, Any], str, Any]
 ABSENT = object()
 # Attributes that do not change what a module in evaluation mode computes; hosts set them as they go.
-NOT_READ = frozenset({"training", "gradient_checkpointing"})
+NOT_READ = frozenset({"training", "gradient_checkpointing", "is_torch_compile"})
 
 
 def pins_of(module: nn.Module, proposal: Proposal, *, family: object) -> list[Pin]:
@@ -80,9 +80,21 @@ def firing(hooks: Iterable[tuple[str, Mapping[int, Any]]], idle: Callable[[Any],
     return next((path for path, table in hooks for h in table.values() if idle is None or not idle(h)), None)
 
 
-def unchanged(pins: Sequence[Pin]) -> bool:
-    """All pins hold; written for Dynamo, to which each comparison is a guard that any site of one structure passes."""
-    for slots, key, value in pins:
+def numbers_of(pins: Sequence[Pin]) -> tuple[list[Pin], list[Pin]]:
+    """Pins of numbers, and the others."""
+    numbers = [pin for pin in pins if type(pin[2]) in (int, float)]
+    return numbers, [pin for pin in pins if type(pin[2]) not in (int, float)]
+
+
+def unchanged(numbers: Sequence[Pin], others: Sequence[Pin]) -> bool:
+    """All pins hold; written for Dynamo, to which each comparison is a guard that any site of one structure passes.
+
+    Where one code object runs several modules whose numbers differ, Dynamo has symbols for them, which are no objects.
+    """
+    for slots, key, number in numbers:
+        if key not in slots or slots[key] != number:
+            return False
+    for slots, key, value in others:
         if value is ABSENT:
             if key in slots:
                 return False

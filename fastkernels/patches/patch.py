@@ -82,7 +82,7 @@ class Patch:
 
 
 def patch(
-    model: nn.Module,
+    model: Any,
     candidates: Any,
     *,
     mode: Mode = "inference",
@@ -97,7 +97,8 @@ def patch(
     identity, names and values; where a candidate wants several as one matrix they become views of one storage.
 
     Args:
-        model: a live module: of transformers, or any module built from parts that look like theirs.
+        model: a live module: of transformers, or any module built from parts that look like theirs; or a ``vllm.LLM``
+            whose model is in this process and runs eagerly: ``patch(LLM(..., enforce_eager=True), candidates)``.
         candidates: a folder, ``{task: class}``, a list of marked classes, or ``"shipped"``.
         mode: ``inference``: calls that want gradients run the original; ``training``: only candidates that declare
             ``training=True`` are put in, and only where gradients reach the live parameters.
@@ -110,7 +111,8 @@ def patch(
 
     Raises:
         CandidateError: a candidate cannot be loaded, built, bound or called as its task says.
-        PatchError: a candidate is refused, or nothing would be applied. The model is as it was.
+        PatchError: a candidate is refused, or nothing would be applied. The model is as it was. An engine's model is
+            compiled, captured, or in another process.
 
     >>> import torch
     >>> from torch import nn
@@ -133,6 +135,19 @@ def patch(
         raise PatchError(f"mode: 'inference' or 'training', not {mode!r}.")
     if on_miss not in ("raise", "report"):
         raise PatchError(f"on_miss: 'raise' or 'report', not {on_miss!r}.")
+    if not isinstance(model, nn.Module):
+        from fastkernels.serving.vllm_live import live_model  # engines are not imported unless one is given
+
+        with live_model(model) as module:
+            return patch(
+                module,
+                candidates,
+                mode=mode,
+                on_miss=on_miss,
+                select=select,
+                verify=verify,
+                lowering=lowering,
+            )
     if any(t.is_meta for t in model.parameters()):
         raise PatchError(f"{type(model).__name__} has parameters without values (meta device): load it, or plan() it.")
     return _prepare(

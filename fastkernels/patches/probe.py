@@ -101,7 +101,8 @@ def decide(module: nn.Module, proposals: list[Proposal], repropose: Callable[[nn
     ``repropose`` reads the clone as the module was read (a proposal's closures belong to one module).
     """
     live = all(p.on_live_weights for p in proposals) and not any(p.is_meta for p in module.parameters())
-    device = device_of(module)
+    told = proposals[0].runs_on
+    device = device_of(module) if told is None else told[0]
     device = torch.device("cpu") if device.type == "meta" else device
     start_compiler(device)  # what stands here is verified soon, and this takes as long as all probes
     if live:
@@ -114,6 +115,7 @@ def decide(module: nn.Module, proposals: list[Proposal], repropose: Callable[[nn
     if len(readings) != len(proposals):
         return Verdict(index=None, error="a clone of it reads differently")
     dtype = next((p.dtype for p in subject.parameters() if p.is_floating_point()), torch.float32)
+    dtype = told[1] if told is not None and live else dtype
     with quiet(subject):
         results = [_distance(subject, p, device, dtype) for p in readings]
         limit = FLOAT32_TOLERANCE if dtype == torch.float32 else 16 * torch.finfo(dtype).eps
@@ -135,7 +137,7 @@ def _distance(subject: nn.Module, proposal: Proposal, device: torch.device, dtyp
         draws = Draws(seed=7, device=device, dtype=dtype, site_dtype=dtype)
         errors: list[Error] = []
         for scenario in proposal.scenarios(draws):
-            want = scenario(type(subject).forward.__get__(subject))
+            want = scenario(proposal.original(subject))
             errors += compare(scenario, proposal.as_forward(reference.forward), want)
             if errors and errors[-1].l2 == float("inf"):
                 return float("inf"), "other shapes or values that are not finite"
@@ -176,7 +178,8 @@ def quiet(module: nn.Module) -> Iterator[None]:
             yield
         finally:
             torch.backends.cuda.enable_cudnn_sdp(cudnn_attention)
-            torch.set_num_threads(threads)
+            if torch.get_num_threads() != threads:  # vLLM warns of every call
+                torch.set_num_threads(threads)
             for part, mode in modes:
                 part.training = mode
             for dispatcher, calls, bypassed in counters:

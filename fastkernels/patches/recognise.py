@@ -19,6 +19,7 @@ from fastkernels.patches.site import Proposal, Site
 from fastkernels.patches.source import join
 
 LAYER_INDEX = ("layer_idx", "layer_id", "layer_index", "layer_number")
+NAMES = ("prefix", "layer_name")  # with which engines tell layers apart: they say nothing of what one computes
 ENGINES = ("vllm", "sglang")  # serving engines: hosts whose models hold modules of their own
 PLAIN = (bool, int, float, str, type(None), torch.dtype)
 
@@ -84,11 +85,10 @@ def recognise(model: nn.Module, adapters: Iterable[Adapter], *, tasks: frozenset
                 continue
             key = group_key(module, proposals)
             read_again = _repropose(adapter, module, host, tasks)
-            if proposals[0].gated:
-                verdicts[key] = Verdict(index=0, error="not probed")
-            elif key not in verdicts:
+            gated = bool(proposals[0].gated)  # by its place perhaps, so it says nothing of others in its group
+            if not gated and key not in verdicts:
                 verdicts[key] = decide(module, proposals, read_again)
-            verdict = verdicts[key]
+            verdict = Verdict(index=0, error="not probed") if gated else verdicts[key]
             if verdict.index is None:
                 missed.append(
                     Unrecognised(
@@ -144,7 +144,7 @@ def group_key(module: nn.Module, proposals: list[Proposal], *, placement: bool =
     ``placement`` is False) dtypes and devices."""
     described: list[Any] = [(p.task, sorted(p.facts.items(), key=str), sorted(p.state)) for p in proposals]
     for name, part in module.named_modules():
-        attributes = {k: v for k, v in vars(part).items() if isinstance(v, PLAIN) and k != "training"}
+        attributes = {k: v for k, v in vars(part).items() if isinstance(v, PLAIN) and k not in ("training", *NAMES)}
         if not depends_on_layer_index(type(part)):
             attributes = {k: v for k, v in attributes.items() if k not in LAYER_INDEX}
         if not placement:  # a comparison with later: the host may have noted something of its own meanwhile

@@ -65,7 +65,11 @@ class Proposal:
         idle: True for a hook on an inner module that would do nothing in a call under way now.
         drops: the module applies dropout in training mode, which the interface does not.
         on_live_weights: probe the module itself; else a clone with random weights.
+        runs_on: device and dtype of the calls, for a module that has no tensor of its own to tell them.
+        carrier: the task's reference may stand here for the sake of candidates inside it. Not where the host runs a
+            kernel of its own for the whole, which a reference would lose to.
         gated: why nothing may stand here as the module is configured; it is then not probed, and the report says this.
+        method: the method that the host calls, where that is not ``forward``.
     """
 
     task: str
@@ -83,7 +87,15 @@ class Proposal:
     idle: Callable[[Any], bool] | None = None
     drops: bool = False
     on_live_weights: bool = False
+    runs_on: tuple[torch.device, torch.dtype] | None = None
+    carrier: bool = True
     gated: str = ""
+    method: str = "forward"
+
+    def original(self, module: nn.Module) -> Forward:
+        """What ``module`` computes without any patch."""
+        plain: Forward = getattr(type(module), self.method).__get__(module)
+        return plain
 
     def as_forward(self, implementation: Forward) -> Forward:
         """``implementation`` of the interface as a forward in the host's convention."""
@@ -134,7 +146,7 @@ class Site:
         proposals = self.read_again(module)
         if self.structure_of(module, proposals) != self.structure:
             return None
-        return next((p for p in proposals if (p.task, dict(p.facts), dict(p.state)) == mine), None)
+        return next((p for p in proposals if (p.task, dict(p.facts), dict(p.state)) == mine and not p.gated), None)
 
 
 def one_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | str:

@@ -4,6 +4,7 @@ Only what is compiled changes: an eager call runs the candidate's own code eithe
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -64,7 +65,8 @@ def lower(
 
     Raises:
         LoweringError: ``inline`` for a candidate that cannot be traced; ``opaque`` for a call with a callable, or for
-            an interface with arguments that no operator can take.
+            an interface with arguments that no operator can take. Where the interface needs a callable, ``opaque``
+            means inline, and the candidate must be traceable.
         CandidateError: the operator does not do what its schema and its fake say.
     """
     if lowering not in ("inline", "opaque", "auto"):
@@ -74,6 +76,9 @@ def lower(
     label = f"{type(implementation).__module__}.{type(implementation).__qualname__}"
     forward = getattr(implementation, method)
     reason = "asked for"
+    needed = needed_callable(task, method) if lowering == "opaque" else None
+    if needed is not None:
+        lowering = "inline"
     if like is not None:
         if like.op is None:
             return replace(like, forward=forward if like.kind == "inline" else None)
@@ -82,11 +87,14 @@ def lower(
         if example is not None:
             untraced = untraceable(forward, example, implementation=implementation)
             if untraced is None:
-                return Lowered(forward=forward, kind="inline", reason="Dynamo traces it in one graph")
+                told = f", and no operator takes its argument {needed}" if needed is not None else ""
+                return Lowered(forward=forward, kind="inline", reason=f"Dynamo traces it in one graph{told}")
             if lowering == "inline":
+                way = "Use lowering='auto' or 'opaque'."
+                if needed is not None:
+                    way = f"No operator takes its argument {needed}: make what is around that call traceable."
                 raise LoweringError(
-                    f"{label}: candidate for {task.name} cannot be traced into a graph: {untraced}. "
-                    "Use lowering='auto' or 'opaque'."
+                    f"{label}: candidate for {task.name} cannot be traced into a graph: {untraced}. {way}"
                 )
             reason = untraced
         elif lowering == "inline":
@@ -124,6 +132,15 @@ def lower(
             raise
     absent = tuple(i for i, a in enumerate(signature.arguments) if a.type is None)
     return Lowered(forward=op.forward, kind="opaque", reason=reason, op=op, absent=absent)
+
+
+def needed_callable(task: Task, method: str) -> str | None:
+    """An argument that every call of the interface's ``method`` gives and no operator can take; None without one."""
+    try:
+        arguments = signature_of(task, method).arguments
+    except LoweringError:  # no operator at all: said where one is wanted
+        return None
+    return next((a.name for a in arguments if a.type is None and a.default is inspect.Parameter.empty), None)
 
 
 def fresh(example: Sequence[Any]) -> list[Any]:

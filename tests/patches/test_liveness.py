@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 import fastkernels
-from fastkernels.patches.liveness import ABSENT, compile_check, unchanged
+from fastkernels.patches.liveness import ABSENT, compile_check, numbers_of, unchanged
+from fastkernels.tasks.L1.rms_norm import RMSNorm
 from tests.conftest import tiny_llama
 
 LAYERS = lambda site: site.task.level <= 3  # noqa: E731 - decoder layers whole
@@ -53,7 +55,7 @@ def test_an_equal_value_does_not_pass_for_the_one_that_was_bound(check):
     child, weight = nn.Linear(1, 1, bias=False), nn.Parameter(torch.ones(1))
     modules, parameters, attributes = {"child": child}, {"weight": weight}, {"scale": 1}
     pins = [(modules, "child", child), (parameters, "weight", weight), (attributes, "forward", ABSENT)]
-    holds = compile_check(pins, [], [weight]) if check == "compiled" else lambda: unchanged(pins)
+    holds = compile_check(pins, [], [weight]) if check == "compiled" else lambda: unchanged(*numbers_of(pins))
     assert holds()
     for slots, key, other in (
         (modules, "child", EqualToAll(1, 1)),
@@ -102,6 +104,22 @@ def test_patched_decoder_layers_compiled_one_by_one_share_a_graph_as_unpatched_o
         torch.testing.assert_close(logits(model, ids), want, rtol=1e-4, atol=1e-5)
         model.model.layers = nn.ModuleList(layers)
     assert len(compiled.graphs) == 1
+
+
+def test_modules_whose_numbers_differ_all_run_their_candidate_where_one_function_compiles_them(compiled):
+    """Dynamo makes symbols of numbers that differ between traces of one code object."""
+
+    class Marked(RMSNorm):
+        def forward(self, x, residual=None):
+            return torch.fmax(y := super().forward(x, residual), y)
+
+    norms = nn.ModuleList(LlamaRMSNorm(16, eps=eps) for eps in (1e-6, 1e-5, 1e-4, 1e-3)).eval()
+    with fastkernels.patch(norms, {"rms_norm": Marked}), torch.no_grad():
+        run = compiled(lambda norm, x: norm(x), fullgraph=True)
+        for norm in norms:
+            run(norm, torch.randn(2, 16))
+    assert len(compiled.graphs) > 1
+    assert all("fmax" in graph.code for graph in compiled.graphs)
 
 
 @pytest.mark.parametrize("how", ["data", "dtype", "assign"])

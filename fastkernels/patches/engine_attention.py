@@ -1,0 +1,48 @@
+"""What stands in for a serving engine's attention while probes run: the engine's own runs in its steps alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastkernels.patches.site import Draws
+from fastkernels.tasks.L2.served_attention import CachedAttention
+
+CACHED = 7  # tokens that a stand-in has seen before
+PROBED = "; attention stood in for in probes"  # added to the evidence of a site
+
+
+class StandIn(CachedAttention):
+    """Attention over a small cache of its own; deaf to what an engine says beside query, key and value."""
+
+    def forward(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **named: Any
+    ) -> torch.Tensor:
+        return super().forward(query, key, value)
+
+
+def stand_in_for(block: nn.Module, draw: Draws) -> StandIn:
+    """The stand-in for the attention of ``block``: the same on every call."""
+    shape = (CACHED, block.num_kv_heads, block.head_dim)
+    return StandIn(draw.normal(*shape, salt=90), draw.normal(*shape, salt=91))  # type: ignore[arg-type] # ints
+
+
+def positions_for(block: nn.Module, draw: Draws, tokens: int, *, salt: int) -> torch.Tensor:
+    """Any rows of the RoPE table, in any order: a step holds many sequences."""
+    return draw.integers(tokens, high=len(block.rotary_emb.cos_sin_cache), salt=salt)  # type: ignore[arg-type] # a table
+
+
+@contextmanager
+def standing_in(block: nn.Module, attention: nn.Module) -> Iterator[None]:
+    """``block`` with ``attention`` as its child ``attn``; the engine's own is back afterwards, come what may."""
+    children = block._modules
+    engine = children["attn"]
+    children["attn"] = attention
+    try:
+        yield
+    finally:
+        children["attn"] = engine
