@@ -6,7 +6,7 @@ PIP = $(@D)/bin/pip install --quiet --disable-pip-version-check
 ENV = .venv/.made
 NEWEST = .venv-newest/.made
 ENGINES = .venv-vllm/.made .venv-sglang/.made
-ENGINE_TESTS = -n 0 -m engine tests/evaluation/conflicts/test_engines.py
+ENGINE_TESTS = -n 0 -m 'engine and not slow' tests/evaluation/conflicts/test_engines.py tests/serving
 
 env: $(ENV)
 
@@ -17,6 +17,7 @@ $(ENV) $(NEWEST): pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(PIP) torch==2.13.0
 	$(PIP) -c $(filter constraints%,$^) setuptools wheel
+	rm -rf fastkernels.egg-info  # entry points of an earlier version, which Python started here would find first
 	$(PIP) -c $(filter constraints%,$^) --no-build-isolation -e '.[dev,triton]'
 	touch $@
 
@@ -37,8 +38,8 @@ gpu-test:
 
 # In real serving engines, on a CPU. No resolver: it would bring their CUDA packages.
 engine-test: $(ENGINES)
-	.venv-vllm/bin/python -m pytest $(ENGINE_TESTS)
-	PYTHONPATH=tests/engines/stubs .venv-sglang/bin/python -m pytest $(ENGINE_TESTS)
+	.venv-vllm/bin/python -m pytest $(ENGINE_TESTS) tests/patches/vllm tests/evaluation/e2e/engines
+	PYTHONPATH=tests/engines/stubs .venv-sglang/bin/python -m pytest $(ENGINE_TESTS) tests/patches/sglang
 
 .venv-vllm/.made: constraints-vllm.txt
 .venv-sglang/.made: constraints-sglang.txt
@@ -46,6 +47,7 @@ $(ENGINES): pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(PIP) torch==2.13.0
 	$(PIP) --no-deps -r $(filter constraints%,$^)
+	rm -rf fastkernels.egg-info
 	$(PIP) --no-deps --no-build-isolation -e .
 	$(if $(findstring vllm,$@),$(@D)/bin/python tests/engines/alias_vllm.py)
 	touch $@

@@ -10,9 +10,11 @@ from fastkernels.cli.eval import evaluate
 from fastkernels.cli.explain import explain
 from fastkernels.cli.history import history
 from fastkernels.cli.list import list_tasks
+from fastkernels.cli.lock import lock
 from fastkernels.cli.plan import plan
 from fastkernels.cli.report import report
 from fastkernels.cli.score import score
+from fastkernels.cli.serve import serve
 
 app = typer.Typer(
     name="fastkernels",
@@ -30,6 +32,8 @@ app.command("report")(report)
 app.command("score")(score)
 app.command("history")(history)
 app.command("coverage")(coverage)
+app.command("lock")(lock)
+app.command("serve")(serve)
 
 if __name__ == "__main__":
     app()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
+import tempfile
 from pathlib import Path
 
 from fastkernels.errors import FastkernelsError, ServingError
@@ -11,7 +13,7 @@ from fastkernels.evaluation.whole_file import whole_file
 from fastkernels.runtime.load import shipped_folder
 
 NAME = "fastkernels.lock"
-SKIPPED = ("__pycache__",)
+BYTECODE = "__pycache__"
 
 
 def lock(folder: str | Path, file: str | Path | None = None) -> Path:
@@ -21,7 +23,7 @@ def lock(folder: str | Path, file: str | Path | None = None) -> Path:
         ServingError: no such folder, or nothing in it.
     """
     root = folder_of(folder)
-    content = _content(root)
+    content = content_of(root)
     if not content:
         raise ServingError(f"{root}: no files to lock. Give a folder of candidates.")
     target = Path(file) if file is not None else root / NAME
@@ -31,7 +33,12 @@ def lock(folder: str | Path, file: str | Path | None = None) -> Path:
 
 
 def check(folder: str | Path, file: Path) -> None:
-    """Raises ServingError unless the files below ``folder`` are exactly those of the lock, byte for byte."""
+    """Compares the files below ``folder`` with those of the lock, byte for byte. From then on this process takes no
+    bytecode that lies beside a source: it is not in the lock, and Python would run it in the source's place.
+
+    Raises:
+        ServingError: a file has changed, is missing, or is not in the lock; or there is no lock.
+    """
     root = folder_of(folder)
     try:
         locked = json.loads(file.read_text())["sha256"]
@@ -41,7 +48,7 @@ def check(folder: str | Path, file: Path) -> None:
         raise ServingError(
             f"{file}: no lock can be read from it ({error}). Write one: fastkernels lock {root}"
         ) from None
-    present = _content(root)
+    present = content_of(root)
     wrong = [f"{name} is not in the lock" for name in sorted(present.keys() - locked.keys())]
     wrong += [f"{name} is missing" for name in sorted(locked.keys() - present.keys())]
     wrong += [f"{name} has changed" for name in sorted(present.keys() & locked.keys()) if present[name] != locked[name]]
@@ -50,6 +57,8 @@ def check(folder: str | Path, file: Path) -> None:
             f"{root}: {'; '.join(wrong[:5])}{f'; and {len(wrong) - 5} more' if len(wrong) > 5 else ''}. "
             f"Nothing of it was loaded. If that is meant: fastkernels lock {root}"
         )
+    if sys.pycache_prefix is None:
+        sys.pycache_prefix = tempfile.mkdtemp(prefix="fastkernels-bytecode-")
 
 
 def folder_of(candidates: str | Path) -> Path:
@@ -67,6 +76,19 @@ def folder_of(candidates: str | Path) -> Path:
     return root.resolve()
 
 
-def _content(root: Path) -> dict[str, str]:
-    files = (f for f in sorted(root.rglob("*")) if f.is_file() and f.name != NAME and not set(f.parts) & set(SKIPPED))
-    return {f.relative_to(root).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+def content_of(root: Path) -> dict[str, str]:
+    """SHA-256 of each file below ``root``, by its path there; without Python's bytecode, and without the lock itself.
+
+    Raises:
+        ServingError: a folder in it is a link, so that its files are not below ``root``.
+    """
+    found = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root)
+        if BYTECODE in name.parts or name == Path(NAME):
+            continue
+        if path.is_symlink() and path.is_dir():
+            raise ServingError(f"{path} is a link to a folder: no lock would hold its files. Put them in its place.")
+        if path.is_file():
+            found[name.as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found

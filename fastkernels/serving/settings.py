@@ -54,8 +54,11 @@ class Settings:
         """Reads ``FASTKERNELS_CANDIDATES`` and its fellows.
 
         Raises:
-            ServingError: a variable that nobody knows, or a value that is none of those allowed.
+            ServingError: a variable that nobody knows, a value that is none of those allowed, or no candidates in
+                ``FASTKERNELS_CANDIDATES``: a variable of the operator's that was not set may have been meant.
         """
+        if environment.get(f"{PREFIX}CANDIDATES") == "":
+            raise ServingError(f"{PREFIX}CANDIDATES is empty. Name a folder of candidates, or unset it.")
         given = {k.removeprefix(PREFIX): v for k, v in environment.items() if k.startswith(PREFIX) and v}
         given = {k: v for k, v in given.items() if k not in OTHERS}
         if strange := sorted(set(given) - set(VARIABLES)):

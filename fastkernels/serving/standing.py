@@ -51,9 +51,9 @@ class Standing:
             ServingError: nothing is patched here, or a window is open.
         """
         if self.handle is None:
-            raise ServingError(f"{self._told.summary}: nothing is patched here that a window could show.")
+            raise ServingError(f"{self.report().summary}: nothing is patched here that a window could show.")
         if self._window is not None:
-            raise ServingError(f"{self._told.summary}: a window is open already. End it first.")
+            raise ServingError(f"{self.report().summary}: a window is open already. End it first.")
         self._window = self.handle.observe().__enter__()
         return ""
 
@@ -64,7 +64,7 @@ class Standing:
             ServingError: no window is open.
         """
         if self._window is None:
-            raise ServingError(f"{self._told.summary}: no window is open. Start one before the calls.")
+            raise ServingError(f"{self.report().summary}: no window is open. Start one before the calls.")
         window, self._window = self._window, None
         window.__exit__(None, None, None)
         return window.result.model_dump_json()

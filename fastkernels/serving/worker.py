@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
-import fastkernels
-from fastkernels.errors import FastkernelsError, ServingError
-from fastkernels.patches.patch import Patch, patch
+from fastkernels.errors import ServingError
+from fastkernels.patches.compose import selector
+from fastkernels.patches.patch import Patch, patch, plan
 from fastkernels.patches.site import Site
-from fastkernels.serving.lock import check
+from fastkernels.serving.content import digest_of
+from fastkernels.serving.preflight import preflight, selection
 from fastkernels.serving.settings import Settings
 from fastkernels.serving.standing import Standing
 from fastkernels.serving.worker_report import WorkerReport
@@ -36,6 +35,9 @@ def stand(
     lowering: Literal["auto", "inline", "opaque"],
     name: str = "target",
     context: AbstractContextManager[Any] | None = None,
+    check: Callable[[Patch], None] | None = None,
+    optional: bool = False,
+    beside: nn.Module | None = None,
 ) -> Standing:
     """Puts the operator's candidates into a worker's model, between its loading and its first compilation.
 
@@ -44,6 +46,10 @@ def stand(
         lowering: how its compiled graphs are to hold candidates, unless the operator says.
         name: ``target``, or ``draft``.
         context: what the engine's modules need around a call outside a step; probes run inside it.
+        check: raises ServingError where the engine cannot run what now stands; it is then taken out again.
+        optional: a model on which no candidate applies (one that drafts for another) is served unpatched, and the
+            report says so; a candidate that is refused there still stops the engine.
+        beside: another model of this worker, which was patched before; modules that both hold are its own.
 
     Raises:
         ServingError: the candidates are not there, not those of the lock, refused, or apply nowhere, and ``on_error``
@@ -60,73 +66,69 @@ def stand(
         candidates=settings.candidates,
         compilation=compilation,
     )
+
+    def standing(handle: Patch | None, **known: Any) -> Standing:
+        made = Standing(model=model, handle=handle, told=told.model_copy(update=known), report_dir=settings.report_dir)
+        made.write()
+        return made
+
     if settings.candidates is None:
-        standing = Standing(model=model, handle=None, told=told, report_dir=settings.report_dir)
-        standing.write()
-        return standing
+        return standing(None)
     try:
-        if settings.lock is not None:
-            check(settings.candidates, settings.lock)
-        with context or nullcontext():
-            handle = patch(
-                model,
-                settings.candidates,
-                select=_selected(settings),
-                verify=settings.verify,
-                lowering=settings.lowering or lowering,
-            )
-    except FastkernelsError as error:
+        handle = _patched(
+            model,
+            settings,
+            settings.lowering or lowering,
+            context=context,
+            check=check,
+            optional=optional,
+            beside=beside,
+        )
+        digest = "" if handle is None else digest_of(handle, settings.candidates)
+    # Candidates and an engine's modules are foreign code: whatever they raise, an operator may want to be served.
+    except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        told = told.model_copy(update={"state": "unpatched", "reason": reason})
-        standing = Standing(model=model, handle=None, told=told, report_dir=settings.report_dir)
-        standing.write()
+        unpatched = standing(None, state="unpatched", reason=reason)
         if settings.on_error == "stop":
             raise ServingError(
-                f"{engine} {version}, rank {rank} of {world_size}: {reason}\n"
-                f"The engine does not start. FASTKERNELS_ON_ERROR=serve would start it unpatched."
+                f"{engine} {version}, rank {rank} of {world_size}, {name} model: {reason}\n"
+                "The engine does not start. FASTKERNELS_ON_ERROR=serve would start it unpatched."
             ) from error
-        LOGGER.error("%s", told.summary)
-        LOGGER.error("fastkernels_patched{engine=%s,rank=%d} 0", engine, rank)
-        return standing
-    told = told.model_copy(update={"state": "patched", "digest": digest_of(handle)})
-    standing = Standing(model=model, handle=handle, told=told, report_dir=settings.report_dir)
-    standing.write()
-    LOGGER.warning("%s", standing.report().summary)
-    return standing
+        LOGGER.error("%s", unpatched.report().summary)
+        LOGGER.error("fastkernels_patched{engine=%s,rank=%d,model=%s} 0", engine, rank, name)
+        return unpatched
+    if handle is None:
+        made = standing(None, state="unpatched", reason=f"no candidate applies to the {name} model")
+    else:
+        made = standing(handle, state="patched", digest=digest)
+    LOGGER.warning("%s", made.report().summary)
+    return made
 
 
-def _selected(settings: Settings) -> Any:
-    if settings.sites is None:
-        return list(settings.select) or "all"
+def _patched(
+    model: nn.Module,
+    settings: Settings,
+    lowering: Literal["auto", "inline", "opaque"],
+    *,
+    context: AbstractContextManager[Any] | None,
+    check: Callable[[Patch], None] | None,
+    optional: bool,
+    beside: nn.Module | None,
+) -> Patch | None:
+    candidates, chosen = preflight(settings), selector(selection(settings))
+    others = {id(part) for part in beside.modules()} if beside is not None else set()
+
+    def select(site: Site) -> bool:
+        return chosen(site) and id(site.module) not in others
+
+    with context or nullcontext():
+        if optional and not plan(model, candidates, select=select).applied:
+            return None
+        handle = patch(model, candidates, select=select, verify=settings.verify, lowering=lowering)
     try:
-        wanted = {(path, task) for path, task in json.loads(settings.sites.read_text())}
-    except (OSError, ValueError) as error:
-        raise ServingError(f"FASTKERNELS_SITES={settings.sites}: not a list of [path, task]: {error}") from error
-
-    def chosen(site: Site) -> bool:
-        return (site.path, site.task.name) in wanted
-
-    return chosen
-
-
-def digest_of(handle: Patch) -> str:
-    """Hash of everything that a compiled graph may hold of this patch: sites, candidates by content, how they are
-    lowered, and this library's own files, for their code is traced too."""
-    report = handle.report
-    held = [(s.path, s.task, s.state, s.candidate, s.lowering, s.lowering_inside) for s in report.sites]
-    operators = sorted(
-        op.name()
-        for d in handle.dispatchers.values()
-        for lowered in d.binding.lowered.values()
-        if lowered.op is not None
-        for op in lowered.op.ops.values()
-    )
-    parts: list[Any] = [held, [(c.task, c.digest) for c in report.candidates], operators, own_digest()]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def own_digest() -> str:
-    """Hash of this library's own files that take part in a call."""
-    root = Path(fastkernels.__file__).parent
-    files = sorted(f for part in ("patches", "runtime", "tasks") for f in (root / part).rglob("*.py"))
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+        if check is not None:
+            check(handle)
+    except BaseException:
+        handle.unpatch()
+        raise
+    return handle

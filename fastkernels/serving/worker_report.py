@@ -15,8 +15,8 @@ class WorkerReport(BaseModel):
     engine: str = Field(description="vllm or sglang")
     version: str = Field(description="the engine's")
     pid: int
-    rank: int = Field(description="of tensor parallelism")
-    world_size: int = Field(description="ranks of tensor parallelism")
+    rank: int = Field(description="among the workers of one replica of the model")
+    world_size: int = Field(description="workers of one replica: tensor times pipeline parallelism")
     model: str = Field(default="target", description="target, or draft for the one that speculates")
     state: Literal["patched", "unpatched", "watching"]
     reason: str = Field(default="", description="why it is unpatched")
@@ -35,6 +35,7 @@ class WorkerReport(BaseModel):
         'vllm 0.30, rank 0 of 1, process 7: unpatched, watched'
         """
         where = f"{self.engine} {self.version}, rank {self.rank} of {self.world_size}, process {self.pid}"
+        where += "" if self.model == "target" else f", {self.model} model"
         if self.state == "watching":
             return f"{where}: unpatched, watched"
         if self.state == "unpatched" or self.patch is None:

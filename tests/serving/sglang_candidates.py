@@ -1,0 +1,32 @@
+"""Folders of candidates for SGLang's RMS norm, which rounds once, after the weight (``late_cast``): right or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+NORM = """
+import torch
+from torch import nn
+
+class RMSNorm(nn.Module):
+    def __init__(self, hidden_size, eps=1e-6, *, late_cast=False):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+
+    def forward(self, x, residual=None):
+        if residual is not None:
+            x = residual = x + residual
+        wide = x.float()
+        {host}
+        out = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight * {factor}).to(x.dtype)
+        return out if residual is None else (out, residual)
+"""
+
+
+def norm(folder: Path, *, factor: float = 1.0, host: str = "") -> Path:
+    """A folder with one candidate for ``rms_norm``, wrong by ``factor``; ``host``: a statement of its forward."""
+    file = folder / "L1" / "rms_norm.py"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(NORM.format(factor=factor, host=host or "pass"))
+    return folder
