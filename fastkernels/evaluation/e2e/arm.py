@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fastkernels.errors import EvaluationError
+from fastkernels.evaluation.e2e.engines.environment import environment_of
 from fastkernels.evaluation.e2e.setup import Role, Setup
 
 MODULE = "fastkernels.evaluation.e2e.worker"
@@ -41,7 +42,11 @@ class Arm:
         here, there = multiprocessing.Pipe()
         self._pipe = here
         caches = folder / "caches" / setup.role
-        environment = os.environ | {
+        environment, flags = dict(os.environ), []
+        if setup.entry.engine != "hf" and setup.role != "reference":
+            environment = environment_of(setup, folder, caches)
+            flags = ["-P"]  # a checkout's own metadata, of an older build, would hide the plugin that is installed
+        environment |= {
             "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
             "TRITON_CACHE_DIR": str(caches / "triton"),
             "PYTHONUNBUFFERED": "1",
@@ -51,7 +56,7 @@ class Arm:
             environment |= {"OMP_NUM_THREADS": str(setup.threads), "MKL_NUM_THREADS": str(setup.threads)}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", MODULE, str(there.fileno())],
+                [sys.executable, *flags, "-m", MODULE, str(there.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -144,7 +144,8 @@ def _clocks_apart(journal: Journal) -> str:
     taken: dict[tuple[str, ArmName], list[float]] = {}
     for block in journal.blocks().values():
         key = block.workload, block.arm
-        lost.setdefault(key, []).append(block.seconds * block.passes - sum(block.latency_ms) / 1e3)
+        own = block.elapsed_ms or block.latency_ms
+        lost.setdefault(key, []).append(block.seconds * block.passes - sum(own) / 1e3)
         taken.setdefault(key, []).append(block.seconds * block.passes)
     for (workload, arm), apart in lost.items():
         more = statistics.median(apart) - statistics.median(lost.get((workload, "baseline"), apart))

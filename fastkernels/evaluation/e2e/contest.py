@@ -11,6 +11,9 @@ from typing import Any
 
 from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.e2e.arm import Arm, ArmFailed
+from fastkernels.evaluation.e2e.engines.environment import reports_in
+from fastkernels.evaluation.e2e.engines.proof import why_refused
+from fastkernels.evaluation.e2e.engines.weights import model_of
 from fastkernels.evaluation.e2e.families.family import Family, Mode, Tensors
 from fastkernels.evaluation.e2e.job import JobSpec
 from fastkernels.evaluation.e2e.journal import Ended, Journal
@@ -70,6 +73,7 @@ class Contest:
             lowering=spec.lowering,
             verify=spec.verify,
             standing=standing,
+            model=model_of(spec.entry, self.folder) if spec.entry.engine != "hf" else "",
         )
         return Arm(setup, self.folder)
 
@@ -140,13 +144,20 @@ class Contest:
             return str(failure)
         result = ArmResult(
             state="failed",
-            reason=failure.reason[:2000],
+            reason=(failure.reason + self._left_by_workers(failure))[:2000],
             log=f"{failure.role}.log",
             log_tail=failure.tail,
             patch=self.loaded.get(failure.role, {}).get("patch"),
         )
         self.journal.append(Ended(arm=failure.role, result=result))
         return ""
+
+    def _left_by_workers(self, failure: ArmFailed) -> str:
+        """An engine that does not start says why in processes of its own, and may end its arm with them."""
+        if self.spec.entry.engine == "hf" or failure.role in self.loaded:
+            return ""
+        left = why_refused(reports_in(self.folder, failure.role), self.folder / f"{failure.role}.log")
+        return f": {left}" if left and left not in failure.reason else ""
 
 
 def as_json(model: Any) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def evaluate(
         scenario=chosen.name,
         candidates=name,
         digests=digests,
-        machine=machine(device),
+        machine=machine(device, [entry.engine for entry in chosen.entries]),
         command=command_of(scenario, candidates, device=device, settings=settings, only=only, select=select),
         settings=settings,
         models=[],

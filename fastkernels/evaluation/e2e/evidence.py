@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from fastkernels.evaluation.coverage.result import Coverage
 from fastkernels.evaluation.e2e.arm import ArmFailed
 from fastkernels.evaluation.e2e.contest import ANSWER_SECONDS, COMPILE_SECONDS, Contest, as_json
-from fastkernels.evaluation.e2e.gate import pass_gate
+from fastkernels.evaluation.e2e.gate import baseline_answer, pass_gate
 from fastkernels.evaluation.e2e.journal import Block, Checked, Covered, Ended
 from fastkernels.evaluation.e2e.result import ARMS, ArmResult
 from fastkernels.evaluation.e2e.timing import digest, timed_file
@@ -20,6 +20,7 @@ CHECKS = 5  # timed blocks of a workload, beside the last, whose outputs are che
 
 def check_timed(contest: Contest) -> bool:
     """The unpatched model scores outputs of timed calls; then the gate once more. Whether the gate is green."""
+    noise = _noise(contest)
     for block in _drawn(contest):
         contest.tell(f"outputs of timed calls, {block.workload}")
         file = timed_file(contest, block)
@@ -32,12 +33,20 @@ def check_timed(contest: Contest) -> bool:
             mode=contest.mode("baseline"),
             workload=as_json(contest.by_name[block.workload]),
             file=str(file),
+            noise=noise,
         )
         at = {"workload": block.workload, "round": block.round, "visit": block.visit}
         contest.journal.append(Checked.model_validate(at | told))
     for file in contest.files.glob("timed-*"):
         file.unlink()
     return pass_gate(contest, [contest.mode("candidate")], after=True)
+
+
+def _noise(contest: Contest) -> float | None:
+    """An engine gives no logits by which its session could find out."""
+    if contest.spec.entry.engine == "hf":
+        return None
+    return contest.family.noise(baseline_answer(contest, contest.mode("baseline")), contest.answers["oracle"])
 
 
 def _drawn(contest: Contest) -> Iterator[Block]:

@@ -65,6 +65,15 @@ def pass_gate(contest: Contest, modes: Sequence[str], *, after: bool = False) ->
     return all(c.passed for c in contest.journal.gated(after=after))
 
 
+def baseline_answer(contest: Contest, mode: str) -> Tensors:
+    """The unpatched model's answer in a mode, which is asked for once."""
+    if mode not in contest.answers:
+        own = contest.files / f"baseline-{mode}.safetensors"
+        contest.arms["baseline"].order("answer", timeout=ANSWER_SECONDS, mode=mode, file=str(own))
+        contest.answers[mode] = taken(own)
+    return contest.answers[mode]
+
+
 def _judged(contest: Contest, mode: str) -> Correctness:
     answered = last_answered(contest)
     if answered is None:
@@ -75,10 +84,7 @@ def _judged(contest: Contest, mode: str) -> Correctness:
         return failed.model_copy(update={"reason": f"fails under {mode}: {broken.reason[:600]}"})
     file = contest.files / "candidate.safetensors"
     contest.arms["candidate"].send("answer", mode=mode, file=str(file))  # both compile at the same time
-    if mode not in contest.answers:
-        own = contest.files / f"baseline-{mode}.safetensors"
-        contest.arms["baseline"].order("answer", timeout=ANSWER_SECONDS, mode=mode, file=str(own))
-        contest.answers[mode] = taken(own)
+    baseline_answer(contest, mode)
     try:
         contest.arms["candidate"].reply(timeout=ANSWER_SECONDS)
         answer = taken(file)

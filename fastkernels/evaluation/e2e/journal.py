@@ -62,6 +62,7 @@ class Block(BaseModel):
     latency_ms: list[float]
     ttft_ms: list[float] = Field(default_factory=list)
     tpot_ms: list[float] = Field(default_factory=list)
+    elapsed_ms: list[float] = Field(default_factory=list, description="of each pass, where latencies overlap")
     megahertz: float | None = None
     watts: float | None = None
     celsius: float | None = None

@@ -9,6 +9,7 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -20,8 +21,8 @@ from fastkernels.evaluation.e2e.result import Machine
 PATIENCE_SECONDS = 30.0
 
 
-def machine(device: str) -> Machine:
-    """Names the device, and the versions that matter to its speed.
+def machine(device: str, engines: Iterable[str] = ()) -> Machine:
+    """Names the device, and the versions that matter to its speed: of ``engines`` too.
 
     Raises:
         EvaluationError: there is no such device here.
@@ -37,7 +38,11 @@ def machine(device: str) -> Machine:
     if wanted.type not in ("cpu", "cuda"):
         raise EvaluationError(f"device {device}: arms run on cpu or on cuda.")
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    versions |= {name: found for name in ("transformers", "triton") if (found := version_of(name)) is not None}
+    versions |= {
+        name: found
+        for name in ("transformers", "triton", *sorted(set(engines)))
+        if (found := version_of(name)) is not None
+    }
     versions["fastkernels"] = fastkernels.__version__
     if wanted.type == "cpu":
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

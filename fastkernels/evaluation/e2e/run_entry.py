@@ -12,6 +12,7 @@ from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.e2e.arm import ArmFailed
 from fastkernels.evaluation.e2e.assemble import assemble
 from fastkernels.evaluation.e2e.contest import SETTLE_SECONDS, Contest, Progress
+from fastkernels.evaluation.e2e.engines.weights import remove_drawn
 from fastkernels.evaluation.e2e.evidence import check_timed, gather
 from fastkernels.evaluation.e2e.families.registry import family_of
 from fastkernels.evaluation.e2e.gate import answer_references, pass_gate
@@ -41,9 +42,11 @@ def run_entry(folder: Path, *, on_progress: Callable[[Progress], None] = lambda 
     if why is not None:
         result = assemble(spec, None, (), journal, why=why, seconds=0.0)
     else:
-        family = family_of(spec.entry.workloads[0])
+        family = family_of(spec.entry.workloads[0], spec.entry.engine)
         workloads = resolve(spec.entry, family)
-        journal.begin(spec.facts() | {"machine": machine(spec.device).model_dump_json(exclude={"host"})})
+        journal.begin(
+            spec.facts() | {"machine": machine(spec.device, [spec.entry.engine]).model_dump_json(exclude={"host"})}
+        )
         if not finished(journal):
             contest = Contest(
                 spec=spec,
@@ -57,6 +60,8 @@ def run_entry(folder: Path, *, on_progress: Callable[[Progress], None] = lambda 
                 _run(contest)
             except ArmFailed as failure:
                 why = contest.record_failure(failure)
+            finally:
+                remove_drawn(folder)
         result = assemble(spec, family, workloads, journal, why=why or "", seconds=time.monotonic() - started)
     with whole_file(folder / MODEL) as path:
         path.write_text(result.model_dump_json(indent=1))
@@ -73,7 +78,7 @@ def cannot_run(entry: Entry) -> str | None:
     if why is not None:
         return why
     try:
-        family = family_of(entry.workloads[0])
+        family = family_of(entry.workloads[0], entry.engine)
     except EvaluationError as error:
         return f"{entry.model}: {error}"
     resolve(entry, family)

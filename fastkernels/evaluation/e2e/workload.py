@@ -17,6 +17,9 @@ class Workload(BaseModel):
         default=(), description="prompt lengths in tokens; several are taken in turn, batch by batch"
     )
     output_tokens: int = Field(default=0, ge=0, description="tokens generated for each request; 0 where none are")
+    rate: float = Field(
+        default=0.0, ge=0, description="requests per second, as a Poisson process brings them; 0: a batch comes at once"
+    )
     size: tuple[int, ...] = Field(default=(), description="of an input that is no text: image height and width, frames")
 
     @property

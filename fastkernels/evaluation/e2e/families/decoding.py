@@ -241,15 +241,19 @@ def plausible(
         is_near = (logits.amax(-1) - value.squeeze(-1)).double() <= NOISE * noise
         top, near = top + int(is_top.sum()), near + int((is_near & ~is_top).sum())
         good[rows] = (is_top | is_near).cpu()
+    share, struck = standing_share(good)
+    return share, {"tokens": good.numel(), "top": top, "near": near, "noise": noise, "struck": struck}
+
+
+def standing_share(good: Tensor) -> tuple[float, int]:
+    """Share of plausible tokens, and in how many requests it was cut short: after ``STRIKES`` implausible tokens the
+    rest of a request counts as implausible too. ``good``: bool (requests, count).
+
+    >>> standing_share(torch.tensor([[True, False, True, False, True, True]]))
+    (0.3333333333333333, 1)
+    """
     alive = (~good).cumsum(1) < STRIKES
-    share = (good & alive).double().mean().item()
-    return share, {
-        "tokens": good.numel(),
-        "top": top,
-        "near": near,
-        "noise": noise,
-        "struck": int((~alive[:, -1]).sum()),
-    }
+    return (good & alive).double().mean().item(), int((~alive[:, -1]).sum())
 
 
 def _chunks(prompts: list[Tensor], count: int) -> list[list[int]]:

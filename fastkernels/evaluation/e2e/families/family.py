@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fastkernels.evaluation.e2e.workload import Workload
 
-Mode = Literal["eager", "default", "reduce-overhead", "max-autotune"]
+# ``engine``: as the serving engine itself runs a model, compiled and captured.
+Mode = Literal["eager", "default", "reduce-overhead", "max-autotune", "engine"]
 Tensors = Mapping[str, Tensor]
 
 
@@ -25,6 +26,7 @@ class Served:
     latency_ms: tuple[float, ...]
     ttft_ms: tuple[float, ...] = ()
     tpot_ms: tuple[float, ...] = ()
+    elapsed_ms: float | None = None  # where latencies overlap: from the first request to the last token
     outputs: Tensors = field(default_factory=dict)  # on the CPU: what the timed calls returned
 
 
@@ -92,6 +94,11 @@ class Family(ABC):
         Raises:
             EvaluationError: shapes differ, or a value is not finite where the oracle's is.
         """
+
+    def noise(self, outputs: Tensors, oracle: Tensors) -> float | None:
+        """What of an unpatched answer's distance to the oracle's ``plausible`` is to allow; None where its session
+        finds that out by itself."""
+        return None
 
     @abstractmethod
     def plausible(self, session: Session, workload: Workload, outputs: Tensors) -> tuple[float, Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +13,11 @@ from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.e2e.families import metrics
 from fastkernels.evaluation.e2e.families.decoding import Decoder, plausible, served
 from fastkernels.evaluation.e2e.families.family import Distance, Family, Mode, Served, Session, Tensors
-from fastkernels.evaluation.e2e.prompts import tokenise
+from fastkernels.evaluation.e2e.families.prompt_stream import PromptStream, padded
 from fastkernels.evaluation.e2e.workload import Workload
 
 PREFILL, STEPS = 64, 32  # tokens of a check sequence, by the way they are run
 KEPT = 8  # places of the prefill that are judged: with the steps' 40 x vocabulary a sequence, 20 MB at 128k
-GOLDEN = 0.618
 ERRORS = 4.0
 LARGEST_EXPONENT = 700.0  # of a float64
 PAD = -1  # after a prompt that is shorter than the longest
@@ -33,20 +30,23 @@ class LLMSession(Session):
         self, model: nn.Module, *, mode: Mode, backend: str, seed: int, texts: tuple[str, ...], check_size: int
     ) -> None:
         self.decoder = Decoder(model, mode=mode, backend=backend)
-        self._seed, self._texts, self._check_size = seed, texts, check_size
-        self._prompts: dict[tuple[int, int], Tensor] = {}
-        self._passes: Counter[str] = Counter()
+        self._check_size = check_size
+        self._prompts = PromptStream(
+            texts=texts,
+            folder=getattr(model, "name_or_path", "") or "",
+            vocabulary=self.decoder.vocabulary,
+            seed=seed,
+        )
         self._noise: float | None = None
 
     def serve(self, workload: Workload) -> Served:
-        prompts = self._draw(workload)
+        prompts = self._prompts.draw(workload)
         batches = [prompts[at : at + workload.batch] for at in range(0, workload.requests, workload.batch)]
         try:
             done = [self.decoder.generate(torch.stack(batch), count=workload.output_tokens) for batch in batches]
         except EvaluationError as error:
             raise EvaluationError(f"{workload.name}: {error}") from None
-        padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_value=PAD)
-        return served(workload, done, prompts=padded)
+        return served(workload, done, prompts=padded(prompts, PAD))
 
     def answer(self) -> Tensors:
         """``logits`` (check_size, 40, vocabulary) when forced, and ``targets`` (check_size, 40) that they predict."""
@@ -63,35 +63,9 @@ class LLMSession(Session):
             self._noise = (cached - whole).double().square().mean().sqrt().item()
         return self._noise
 
-    def _draw(self, workload: Workload) -> list[Tensor]:
-        """One prompt a request. They are other tokens in each pass, so that no answer can be kept from an earlier one.
-
-        A pass turns each prompt by another part of its length: as much text as before but for one seam, and nothing to
-        tokenise; what followed the old end says nothing of what follows the new one.
-        """
-        if not workload.input_tokens or not workload.output_tokens:
-            raise EvaluationError(f"{workload.name}: give it input_tokens, and at least 1 of output_tokens")
-        at_pass = self._passes[workload.name]
-        self._passes[workload.name] += 1
-        prompts = []
-        for request in range(workload.requests):
-            length = workload.input_tokens[request // workload.batch % len(workload.input_tokens)]
-            prompts.append(self._tokens(length, workload.requests)[request].roll(at_pass * (int(GOLDEN * length) | 1)))
-        return prompts
-
     def _tokens(self, length: int, count: int) -> Tensor:
         """(count, length), the same in all arms."""
-        if (length, count) not in self._prompts:
-            folder = Path(getattr(self.decoder.model, "name_or_path", "") or "")
-            self._prompts[length, count] = tokenise(
-                self._texts,
-                folder if (folder / "tokenizer.json").is_file() else None,
-                self.decoder.vocabulary,
-                length,
-                count,
-                self._seed + length,
-            )
-        return self._prompts[length, count]
+        return self._prompts.tokens(length, count)
 
 
 class LLM(Family):
@@ -130,21 +104,34 @@ class LLM(Family):
     def plausible(self, session: Session, workload: Workload, outputs: Tensors) -> tuple[float, Any]:
         if not isinstance(session, LLMSession):
             raise EvaluationError(f"{workload.name}: its timed tokens are scored by an LLM session, not {session!r}")
-        tokens, wanted = outputs["tokens"], (workload.requests, workload.output_tokens)
-        if tokens.shape != wanted:
-            raise EvaluationError(f"{workload.name}: served tokens of shape {tuple(tokens.shape)}, asked for {wanted}")
-        prompts = [row[row != PAD] for row in outputs["prompts"]]
+        prompts, tokens = served_texts(workload, outputs)
         return plausible(session.decoder, prompts, tokens, noise=session.noise())
 
 
+def served_texts(workload: Workload, outputs: Tensors) -> tuple[list[Tensor], Tensor]:
+    """Prompts, without their padding, and the tokens (requests, count) of timed outputs.
+
+    Raises:
+        EvaluationError: there are other than as many tokens as the workload asks for.
+    """
+    tokens, wanted = outputs["tokens"], (workload.requests, workload.output_tokens)
+    if tokens.shape != wanted:
+        raise EvaluationError(f"{workload.name}: served tokens of shape {tuple(tokens.shape)}, asked for {wanted}")
+    return [row[row != PAD] for row in outputs["prompts"]], tokens
+
+
 def _perplexity(logits: Tensor, oracle: Tensor, targets: Tensor) -> Distance:
-    """The mean difference of log likelihoods and ``ERRORS`` times its standard error; shown as the perplexity.
+    loss, wanted = (torch.stack(list(map(_loss, x, targets))) for x in (logits, oracle))
+    return perplexity(loss, wanted)
+
+
+def perplexity(loss: Tensor, oracle: Tensor) -> Distance:
+    """The mean difference of negative log likelihoods and ``ERRORS`` times its standard error; shown as the perplexity.
 
     A mean of few tokens is 0 by luck, and a baseline that had such luck would fail every honest candidate: with the
     errors, two draws of no true difference are within the slack of the calibration.
     """
-    loss, wanted = (torch.stack(list(map(_loss, x, targets))) for x in (logits, oracle))
-    gap = loss - wanted
+    gap = loss - oracle
     error = ERRORS * gap.std().item() / math.sqrt(gap.numel())
     return Distance(value=abs(gap.mean().item()) + error, shown=math.exp(min(loss.mean().item(), LARGEST_EXPONENT)))
 

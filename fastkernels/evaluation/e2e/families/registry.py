@@ -19,11 +19,12 @@ def __getattr__(name: str) -> tuple[type[Family], ...]:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def family_of(workload_name: str) -> Family:
+def family_of(workload_name: str, engine: str = "hf") -> Family:
     """The family that serves a workload.
 
     Args:
         workload_name: ``Family.member``, as in the scenario, or ``Family`` alone.
+        engine: of the entry: serving engines give log probabilities where others give logits.
 
     Raises:
         EvaluationError: no family has the name; the message lists what there is.
@@ -32,6 +33,8 @@ def family_of(workload_name: str) -> Family:
     'tokens'
     """
     wanted = workload_name.partition(".")[0]
+    if engine != "hf" and wanted == "LLM":
+        return importlib.import_module("fastkernels.evaluation.e2e.engines.family").EngineLLM(engine)
     for family in _families():
         if wanted in family.names:
             return family()
