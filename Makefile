@@ -1,12 +1,13 @@
 # The commands of the project. Everything runs in .venv, made from exact pins; CPU only, except gpu-test.
-.PHONY: env demo test lint gpu-test engine-test test-newest clean
+.PHONY: env demo test lint gpu-test engine-test engine-test-vllm engine-test-sglang test-newest clean
 
 PYTHON ?= python3
 PIP = $(@D)/bin/pip install --quiet --disable-pip-version-check
 ENV = .venv/.made
 NEWEST = .venv-newest/.made
 ENGINES = .venv-vllm/.made .venv-sglang/.made
-ENGINE_TESTS = -n 0 -m 'engine and not slow' tests/evaluation/conflicts/test_engines.py tests/serving
+WHICH ?= engine and not slow
+ENGINE_TESTS = -P -m pytest -n 0 -m '$(WHICH)' tests/evaluation/conflicts/test_engines.py tests/serving
 
 env: $(ENV)
 
@@ -36,10 +37,15 @@ lint: $(ENV)
 gpu-test:
 	PYTHONPATH=. $(PYTHON) -m pytest -m gpu -n 0
 
-# In real serving engines, on a CPU. No resolver: it would bring their CUDA packages.
-engine-test: $(ENGINES)
-	.venv-vllm/bin/python -m pytest $(ENGINE_TESTS) tests/patches/vllm tests/evaluation/e2e/engines
-	PYTHONPATH=tests/engines/stubs .venv-sglang/bin/python -m pytest $(ENGINE_TESTS) tests/patches/sglang
+# In real serving engines, on a CPU; WHICH=engine runs the slow ones too. No resolver: it would bring CUDA packages.
+# -P: a folder of metadata in the checkout would hide the plugins of the one that is installed.
+engine-test: engine-test-vllm engine-test-sglang
+
+engine-test-vllm: .venv-vllm/.made
+	.venv-vllm/bin/python $(ENGINE_TESTS) tests/patches/vllm tests/evaluation/e2e/engines
+
+engine-test-sglang: .venv-sglang/.made
+	PYTHONPATH=tests/engines/stubs .venv-sglang/bin/python $(ENGINE_TESTS) tests/patches/sglang
 
 .venv-vllm/.made: constraints-vllm.txt
 .venv-sglang/.made: constraints-sglang.txt

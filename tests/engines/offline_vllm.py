@@ -46,24 +46,40 @@ class Offline:
 
 
 @contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """The process's environment with these, and as it was before at the end: other tests start engines of their own."""
+    before = dict(os.environ)
+    os.environ |= variables
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before
+
+
+@contextmanager
 def offline_vllm(path: Path, cache: Path, **options: Any) -> Iterator[Offline]:
     """Loads the model at ``path`` eagerly, weights kept; ``cache`` is a folder for what the engine writes."""
-    os.environ |= {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
-    os.environ |= {"VLLM_CACHE_ROOT": str(cache), "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor")}
-    from vllm import LLM
-    from vllm.distributed import cleanup_dist_env_and_memory
+    named = {"VLLM_CACHE_ROOT": str(cache), "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor")}
+    asked = {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
+    with environment(**asked, **named):
+        from vllm import LLM
+        from vllm.distributed import cleanup_dist_env_and_memory
 
-    from fastkernels.patches.vllm.cpu_weights import keep_weights
+        from fastkernels.patches.vllm.cpu_weights import keep_weights
 
-    keep_weights()
-    common = {"dtype": "float32", "enforce_eager": True, "max_model_len": 256, "max_num_seqs": 8, "seed": 0}
-    common |= {"enable_prefix_caching": False, "skip_tokenizer_init": True}  # a wrong candidate's keys must not stay
-    llm: Any = LLM(model=str(path), **(common | options))
-    try:
-        runner = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
-        yield Offline(llm=llm, config=runner.vllm_config, model=runner.get_model())
-    finally:
-        llm.llm_engine.engine_core.shutdown()
-        del llm
-        gc.collect()
-        cleanup_dist_env_and_memory()
+        keep_weights()
+        common = {"dtype": "float32", "enforce_eager": True, "max_model_len": 256, "max_num_seqs": 8, "seed": 0}
+        common |= {
+            "enable_prefix_caching": False,
+            "skip_tokenizer_init": True,
+        }  # a wrong candidate's keys must not stay
+        llm: Any = LLM(model=str(path), **(common | options))
+        try:
+            runner = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
+            yield Offline(llm=llm, config=runner.vllm_config, model=runner.get_model())
+        finally:
+            llm.llm_engine.engine_core.shutdown()
+            del llm
+            gc.collect()
+            cleanup_dist_env_and_memory()

@@ -150,12 +150,14 @@ def test_a_folder_that_is_not_there_is_an_exception_of_the_engines_caller(engine
     assert "ServingError: FASTKERNELS_CANDIDATES=" in ran.log and "is not a folder" in ran.log
 
 
+@pytest.mark.slow
 def test_candidates_that_apply_nowhere_keep_the_engine_from_starting(engine, right):
     ran = engine("generate", variables={"FASTKERNELS_CANDIDATES": str(right), "FASTKERNELS_SELECT": "no.such.*"})
     assert ran.code != 0 and ran.results == {}
     assert "no candidate applies to any of its" in ran.log
 
 
+@pytest.mark.slow
 def test_with_on_error_serve_it_serves_unpatched_and_says_why(engine, wrong, watched):
     variables = {"FASTKERNELS_CANDIDATES": str(wrong), "FASTKERNELS_ON_ERROR": "serve"}
     ran = engine("generate", "ask:report", variables=variables)
@@ -184,6 +186,7 @@ def test_every_rank_is_patched_and_proven(engine, right, watched):
     assert ran.results["generate"] == watched["generate"]
 
 
+@pytest.mark.slow
 def test_an_engine_that_left_us_out_says_so_when_it_is_asked(engine, right):
     variables = {"FASTKERNELS_CANDIDATES": str(right), "SGLANG_PLUGINS": "other"}
     ran = engine("ask:report", variables=variables)

@@ -16,6 +16,7 @@ from tests.serving.vllm_driver import IN_PROCESS, run
 
 pytestmark = [
     pytest.mark.engine,
+    pytest.mark.slow,
     pytest.mark.timeout(1800),  # five starts, each with a compilation or what is left of one
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not in this environment"),
     pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler"),

@@ -105,6 +105,7 @@ def test_a_client_is_served_by_the_candidate_and_told_what_stands(folder):
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_wrong_candidate_is_a_server_that_does_not_start(folder):
     with (
         pytest.raises(AssertionError, match=r"candidate L1/rms_norm.py is off by"),

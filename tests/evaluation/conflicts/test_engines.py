@@ -43,6 +43,7 @@ def needs(engine):
         pytest.skip(f"{engine} is not in this environment")
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.parametrize("file", BAD, ids=lambda f: f.stem)
 def test_the_named_code_is_the_only_root(file):
@@ -55,6 +56,7 @@ def test_the_named_code_is_the_only_root(file):
     assert root.after_mend == ("pass" if root.mend.automatic == "opaque" else "not run (no automatic mend)")
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", CLEAN)
@@ -65,6 +67,7 @@ def test_a_clean_candidate_passes_the_stage(engine, name):
     assert (cell.stage, cell.status, cell.reason, cell.evidence.text) == (engine, "pass", "", "")
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_the_row_dependent_candidate_is_right_where_nothing_pads():
     needs("vllm")
@@ -94,6 +97,7 @@ class TestVllmsCompileCache:
         assert run.returncode == 0, run.stderr[-2000:]
         return json.loads(run.stdout.splitlines()[-1])
 
+    @pytest.mark.slow
     def test_operator_names_alone_do_not_keep_versions_apart(self, tmp_path, versions):
         old, new = versions
         assert self.told(self.start(tmp_path, "same", old)) == {"from_cache": False, "right": True}
@@ -101,6 +105,7 @@ class TestVllmsCompileCache:
         alone = self.start(tmp_path, "same", new)
         assert alone.returncode != 0 and "has no attribute 'silu_" in alone.stderr
 
+    @pytest.mark.slow
     def test_the_digest_in_vllms_configuration_keeps_versions_apart(self, tmp_path, versions):
         old, new = versions
         assert self.told(self.start(tmp_path, "digest", old)) == {"from_cache": False, "right": True}

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.engine
 pytest.importorskip("vllm")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
 def test_sites_are_found_and_serve_the_first_token(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     with tiny_engine(name, tmp_path_factory.mktemp(name), dtype="bfloat16") as engine:

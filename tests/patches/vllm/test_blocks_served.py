@@ -60,6 +60,7 @@ def eager(engine):
     return engine("generate", variables=EAGER | IN_PROCESS)["generate"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", SOURCES)
 def test_on_two_ranks_each_computes_its_part_and_the_engine_sums_them(engine, eager, task):
     got = engine("generate", "ask:report", task=task, variables=EAGER | TWO_RANKS, tensor_parallel_size=2)
@@ -70,6 +71,7 @@ def test_on_two_ranks_each_computes_its_part_and_the_engine_sums_them(engine, ea
         assert all(s["calls"] > 10 and not s["bypassed"] for s in sites)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", SOURCES)
 def test_compiled_piecewise_the_candidate_is_in_the_graph_with_the_engines_attention_beside_it(engine, task):
     compiled = {"variables": IN_PROCESS, "piecewise": True, "enforce_eager": False}

@@ -31,6 +31,7 @@ PATHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PATHS)
 def test_a_patched_module_is_traced_in_one_graph_and_answers_the_same(name: str, tmp_path: Path) -> None:
     environment = os.environ | ENVIRONMENT | {"TORCHDYNAMO_DISABLE": "0", "PYTHONPATH": str(ROOT)}

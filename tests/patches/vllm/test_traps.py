@@ -11,14 +11,12 @@ import torch
 from torch import nn
 
 import fastkernels
-from fastkernels.errors import LoweringError, PatchError
+from fastkernels.errors import LoweringError
 from fastkernels.patches.vllm.context import call_context
 from fastkernels.tasks.L1.rms_norm import RMSNorm
 from fastkernels.tasks.L1.silu_and_mul import SiluAndMul
 from fastkernels.tasks.L2.served_attention import ServedAttention
 from fastkernels.tasks.L3.served_layer import ServedDecoderLayer
-from tests.engines.offline_vllm import ENVIRONMENT, offline_vllm
-from tests.engines.tiny import make
 from tests.patches.vllm.engines import tiny_engine
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
@@ -215,12 +213,3 @@ def test_a_norm_that_somebody_replaced_by_class_name_is_judged_by_what_it_comput
             applied.unpatch()
         assert [s.path for s in report.applied] == ([] if replacement is late else ["norm"])
         assert [u.reason.startswith("probe mismatch") for u in report.unrecognised] == [True] * (replacement is late)
-
-
-def test_an_engine_that_has_compiled_refuses_a_late_patch(tmp_path, monkeypatch):
-    monkeypatch.setitem(ENVIRONMENT, "TORCHDYNAMO_DISABLE", "0")
-    monkeypatch.setenv("VLLM_CPU_CI_ENV", "1")  # Dynamo, and no compiler behind it
-    with offline_vllm(make(tmp_path, "llama"), tmp_path / "cache", enforce_eager=False) as engine:
-        with pytest.raises(PatchError, match="compiled or captured already"):
-            fastkernels.patch(engine.llm, {"rms_norm": Norm})
-        assert not any("forward" in m.__dict__ for m in engine.model.modules())

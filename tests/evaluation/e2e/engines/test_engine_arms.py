@@ -102,6 +102,7 @@ def test_with_verification_off_it_is_red_at_the_gate(tmp_path, engine):
     assert "from the oracle, production" in model.reason and "is below 0.5" in model.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_one_that_goes_wrong_later_is_found_in_its_timed_tokens(tmp_path, engine):
     model = verdict(tmp_path, engine, CANDIDATES / "stops_after_n_calls", "LLM.mixed")
@@ -157,6 +158,7 @@ def eventually(condition, seconds=20.0):
     return condition()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_engines_own_processes_stand_still_with_their_arm_and_end_with_the_evaluator(tmp_path, engine, monkeypatch):
