@@ -43,6 +43,11 @@ def stand_on(runner: Any, settings: Settings) -> None:
     """
     import sglang
 
+    if not hasattr(runner, "ps"):
+        raise ServingError(
+            f"SGLang {sglang.__version__} keeps the ranks of a worker where fastkernels does not look. Use a version "
+            "that it was run with (0.5.17, 0.5.20), or unset FASTKERNELS_CANDIDATES and FASTKERNELS_WATCH."
+        )
     parallel, mode = runner.ps, mode_of(runner)
     name = "target"
     if runner.is_draft_worker:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.engines.offline_vllm import ENVIRONMENT
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 pytest.importorskip("vllm")
 
 RANKS = 2

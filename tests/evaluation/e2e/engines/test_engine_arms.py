@@ -87,6 +87,7 @@ def test_the_reference_is_right_and_every_arm_is_what_it_says(tmp_path, engine):
     assert all(w.latency is not None for w in model.workloads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_wrong_candidate_is_refused_with_the_plugins_reason(tmp_path, engine):
     model = verdict(tmp_path, engine, CANDIDATES / "wrong_by_5_percent")
