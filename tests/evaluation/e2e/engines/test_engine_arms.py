@@ -70,6 +70,7 @@ def verdict(folder, engine, candidates, *workloads, **options):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_reference_is_right_and_every_arm_is_what_it_says(tmp_path, engine):
     model = verdict(tmp_path, engine, "reference", "LLM.arrivals", "LLM.mixed")
