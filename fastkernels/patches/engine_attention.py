@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from fastkernels.patches.site import Draws
+from fastkernels.patches.site import Draws, Site
 from fastkernels.tasks.L2.served_attention import CachedAttention
 
 CACHED = 7  # tokens that a stand-in has seen before
@@ -23,6 +23,29 @@ class StandIn(CachedAttention):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **named: Any
     ) -> torch.Tensor:
         return super().forward(query, key, value)
+
+
+def attention_facts(block: nn.Module, sites: Mapping[str, Site], norms: list[str]) -> dict[str, Any]:
+    """Constructor facts of task ``served_attention``: its own numbers and those of the sites in it; ``norms`` names
+    those of query and key, which are alike."""
+    qkv, out = sites["qkv_proj"].proposal.facts, sites["o_proj"].proposal.facts
+    rows, rotary_dim = tuple(block.rotary_emb.cos_sin_cache.shape)  # type: ignore[misc] # a table
+    facts = {
+        "hidden_size": qkv["input_size"],
+        "num_heads": block.num_heads,
+        "num_kv_heads": block.num_kv_heads,
+        "head_dim": block.head_dim,
+        "rotary_dim": rotary_dim,
+        "max_position": rows,
+        "is_neox_style": block.rotary_emb.is_neox_style,
+        "qkv_bias": qkv["bias"],
+        "o_bias": out["bias"],
+    }
+    if norms:
+        norm = sites[norms[0]].proposal
+        facts |= {"qk_norm": norm.task, "qk_norm_eps": norm.facts["eps"]}
+        facts |= {"qk_norm_late_cast": True} if norm.facts.get("late_cast") else {}
+    return facts
 
 
 def stand_in_for(block: nn.Module, draw: Draws) -> StandIn:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastkernels.patches.engine_attention import PROBED, positions_for, stand_in_for, standing_in
+from fastkernels.patches.engine_attention import PROBED, attention_facts, positions_for, stand_in_for, standing_in
 from fastkernels.patches.fingerprint import argument_names, evidence
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.sglang.around import Call, finish_linear, unreduced
@@ -48,7 +48,7 @@ def served_attention(module: nn.Module, host: Host) -> Iterator[Proposal]:
     reason = _unfit(module, found, tuple(kinds), host)
     yield Proposal(
         task="served_attention",
-        facts={} if reason else _facts(module, found, norms),
+        facts={} if reason else attention_facts(module, found, norms),
         state={} if reason else state | {"rotary_emb.cos_sin_cache": Param("rotary_emb.cos_sin_cache")},
         enter=enter_for(module),
         leave=leave_for(module),
@@ -77,27 +77,6 @@ def _unfit(module: nn.Module, found: dict[str, Site], names: tuple[str, ...], ho
     if layer_class(rotary) not in ONE_TABLE:
         return f"its rotary_emb ({type(rotary).__name__}) turns otherwise than by one table of all positions"
     return ""
-
-
-def _facts(module: nn.Module, found: dict[str, Site], norms: list[str]) -> dict[str, Any]:
-    qkv, out = found["qkv_proj"].proposal.facts, found["o_proj"].proposal.facts
-    rows, rotary_dim = tuple(module.rotary_emb.cos_sin_cache.shape)  # type: ignore[misc] # a table
-    facts = {
-        "hidden_size": qkv["input_size"],
-        "num_heads": module.num_heads,
-        "num_kv_heads": module.num_kv_heads,
-        "head_dim": module.head_dim,
-        "rotary_dim": rotary_dim,
-        "max_position": rows,
-        "is_neox_style": module.rotary_emb.is_neox_style,
-        "qkv_bias": qkv["bias"],
-        "o_bias": out["bias"],
-    }
-    if norms:
-        norm = found[norms[0]].proposal
-        facts |= {"qk_norm": norm.task, "qk_norm_eps": norm.facts["eps"]}
-        facts |= {"qk_norm_late_cast": True} if norm.facts.get("late_cast") else {}
-    return facts
 
 
 def attend_in(children: dict[str, nn.Module | None], forward_batch: Any) -> Attend:

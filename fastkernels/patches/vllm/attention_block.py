@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastkernels.patches.engine_attention import PROBED, positions_for, stand_in_for, standing_in
+from fastkernels.patches.engine_attention import PROBED, attention_facts, positions_for, stand_in_for, standing_in
 from fastkernels.patches.fingerprint import argument_names, evidence
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.site import Draws, Enter, Leave, Proposal, Scenario, Site
@@ -51,7 +51,7 @@ def served_attention(module: nn.Module, host: Host) -> Iterator[Proposal]:
     state["rotary_emb.cos_sin_cache"] = Param("rotary_emb.cos_sin_cache")
     yield Proposal(
         task="served_attention",
-        facts=_facts(module, found, norms),
+        facts=attention_facts(module, found, norms),
         state=state,
         enter=enter_for(module),
         leave=leave_for(module),
@@ -83,32 +83,6 @@ def _unfit_rotary(rotary: nn.Module | None) -> str:
     if not is_a(rotary, ROPE) or table is None or table.dim() != 2:
         return f"its rotary_emb ({type(rotary).__name__}) turns otherwise than by one table of all positions"
     return ""
-
-
-def _facts(module: nn.Module, sites: dict[str, Site], norms: list[str]) -> dict[str, Any]:
-    qkv, out = sites["qkv_proj"].proposal.facts, sites["o_proj"].proposal.facts
-    rows, rotary_dim = tuple(module.rotary_emb.cos_sin_cache.shape)  # type: ignore[misc] # a table
-    facts = {
-        "hidden_size": qkv["input_size"],
-        "num_heads": module.num_heads,
-        "num_kv_heads": module.num_kv_heads,
-        "head_dim": module.head_dim,
-        "rotary_dim": rotary_dim,
-        "max_position": rows,
-        "is_neox_style": module.rotary_emb.is_neox_style,
-        "qkv_bias": qkv["bias"],
-        "o_bias": out["bias"],
-    }
-    if norms:
-        norm = sites[norms[0]].proposal
-        facts |= qk_norm_facts(norm)
-    return facts
-
-
-def qk_norm_facts(norm: Proposal) -> dict[str, Any]:
-    """Of the proposal for one of two norms alike."""
-    facts = {"qk_norm": norm.task, "qk_norm_eps": norm.facts["eps"]}
-    return facts | ({"qk_norm_late_cast": True} if norm.facts.get("late_cast") else {})
 
 
 def reduces(linear: nn.Module) -> bool:
