@@ -45,6 +45,7 @@ def fused_experts(module: nn.Module, host: Host) -> Iterator[Proposal]:
         evidence="class",
         on_live_weights=True,
         runs_on=placement(host),
+        carrier=False,
         method="forward_modular",
     )
 

@@ -69,6 +69,7 @@ def moe_block(module: nn.Module, host: Host) -> Iterator[Proposal]:
         parts={"experts": "experts.routed_experts"},
         on_live_weights=True,
         runs_on=placement(host),
+        carrier=False,
     )
 
 
