@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastkernels.errors import ServingError
-from fastkernels.serving.sglang_worker import METHOD, ranks_of
+from fastkernels.serving.sglang_versions import workers_of
+from fastkernels.serving.sglang_worker import METHOD
 
 Verb = Literal["fastkernels_report", "fastkernels_sites", "fastkernels_start_window", "fastkernels_end_window"]
 PATIENCE_S = 60.0
@@ -36,7 +37,7 @@ def call(engine: Any, verb: Verb) -> list[str]:
                 "FASTKERNELS_WATCH=1 before the engine is made, and leave fastkernels in SGLANG_PLUGINS if that is set."
             ) from error
 
-    return gather(send, verb=verb, ranks=ranks_of(engine.server_args))
+    return gather(send, verb=verb, ranks=workers_of(engine.server_args))
 
 
 def gather(send: Callable[[str], None], *, verb: str, ranks: int, patience_s: float = PATIENCE_S) -> list[str]:

@@ -1,11 +1,11 @@
 """Where this library enters an SGLang process: a runner's loading, a scheduler's making and its RPC, the server's app.
 
-By our own means: SGLang's hook registry logs a hook that does not take, and starts without it. The same in SGLang
-0.5.17 and 0.5.20."""
+By our own means: SGLang's hook registry logs a hook that does not take, and starts without it."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,15 +15,13 @@ from fastkernels.serving import sglang_worker
 from fastkernels.serving.preflight import preflight
 from fastkernels.serving.settings import Settings
 from fastkernels.serving.sglang_http import add_report
+from fastkernels.serving.sglang_versions import WAY_OUT, seam_of, version
 
 HTTP_SERVER = "sglang.srt.entrypoints.http_server"
 
 
 def install(settings: Settings) -> None:
     """Puts the hooks in; a second call does nothing.
-
-    ``ModelRunner.initialize`` loads the weights and wraps what LoRA and torch's tensor parallelism wrap; the memory
-    pool, attention backends and graphs come after it.
 
     Raises:
         ServingError: this SGLang has not what they go around.
@@ -35,9 +33,14 @@ def install(settings: Settings) -> None:
     if hasattr(Scheduler, sglang_worker.METHOD):
         return
 
-    def initialize(original: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
+    seam = seam_of(ModelRunner)
+
+    def load(original: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
+        if seam.side == "before":
+            sglang_worker.stand_on(runner, settings)
         result = original(runner, *args, **kwargs)
-        sglang_worker.stand_on(runner, settings)
+        if seam.side == "after":
+            sglang_worker.stand_on(runner, settings)
         return result
 
     def make_scheduler(original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any) -> None:
@@ -55,18 +58,14 @@ def install(settings: Settings) -> None:
         return result
 
     hooks: list[tuple[type, str, Callable[..., Any]]] = [
-        (ModelRunner, "initialize", initialize),
+        (ModelRunner, seam.method, load),
         (Scheduler, "__init__", make_scheduler),
         (Engine, "_launch_subprocesses", launch),
     ]
     for owner, name, _ in hooks:
-        if name not in vars(owner):
-            import sglang
-
+        if not hasattr(owner, name):
             raise ServingError(
-                f"SGLang {sglang.__version__} has no {owner.__name__}.{name}, at which candidates would be put in. Use "
-                "a version that fastkernels was run with (0.5.17 to 0.5.20), or unset FASTKERNELS_CANDIDATES and "
-                "FASTKERNELS_WATCH."
+                f"SGLang {version()} has no {owner.__name__}.{name}, at which fastkernels enters. {WAY_OUT}"
             )
     for owner, name, hook in hooks:
         _around(owner, name, hook)
@@ -74,7 +73,7 @@ def install(settings: Settings) -> None:
 
 
 def _around(owner: type, name: str, hook: Callable[..., Any]) -> None:
-    held = vars(owner)[name]
+    held = inspect.getattr_static(owner, name)
     original = held.__func__ if isinstance(held, classmethod) else held
 
     @functools.wraps(original)

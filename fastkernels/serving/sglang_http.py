@@ -8,7 +8,8 @@ from typing import Any
 
 from fastkernels.errors import ServingError
 from fastkernels.serving.sglang_client import gather
-from fastkernels.serving.sglang_worker import METHOD, ranks_of
+from fastkernels.serving.sglang_versions import send, workers_of
+from fastkernels.serving.sglang_worker import METHOD
 
 PATH = "/fastkernels/report"
 VERB = "fastkernels_report"
@@ -29,7 +30,7 @@ def add_report(app: Any, rpc_name: str, server_args: Any) -> None:
 
     def report() -> JSONResponse:
         try:
-            answers = gather(caller.send, verb=VERB, ranks=ranks_of(server_args))
+            answers = gather(caller.send, verb=VERB, ranks=workers_of(server_args))
         except ServingError as error:
             return JSONResponse({"error": str(error)}, status_code=503)
         return JSONResponse({"workers": [json.loads(answer) for answer in answers]})
@@ -49,7 +50,7 @@ class _Caller:
     def send(self, folder: str) -> None:
         """Asks each worker to write its answer into ``folder``; what came back for earlier requests is dropped."""
         import zmq
-        from sglang.srt.managers.io_struct import RpcReqInput, sock_send
+        from sglang.srt.managers.io_struct import RpcReqInput
 
         with self._lock:
             if self._socket is None:
@@ -57,4 +58,4 @@ class _Caller:
                 self._socket.bind(self._rpc_name)
             while self._socket.poll(0):
                 self._socket.recv()
-            sock_send(self._socket, RpcReqInput(method=METHOD, parameters={"verb": VERB, "folder": folder}))
+            send(self._socket, RpcReqInput(method=METHOD, parameters={"verb": VERB, "folder": folder}))

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fastkernels.evaluation.whole_file import whole_file
 from fastkernels.patches.patch import Patch
 from fastkernels.serving.capture import require_capturable
 from fastkernels.serving.settings import Settings
+from fastkernels.serving.sglang_versions import WAY_OUT, mode_of, ranks_of, version
 from fastkernels.serving.standing import Standing
 from fastkernels.serving.worker import stand
 
@@ -26,34 +27,28 @@ METHOD = "fastkernels"  # of the scheduler: what SGLang's RPC calls by name
 STANDINGS: dict[str, Standing] = {}  # of this process, by model: target, and draft where one speculates
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mode:
-    """How SGLang will run the model: in ``words``, whether Dynamo traces it, whether CUDA graphs replay it."""
-
-    words: str
-    compiles: bool
-    captures: bool
-
-
 def stand_on(runner: Any, settings: Settings) -> None:
     """Patches the model of a ``ModelRunner`` whose weights are loaded, and remembers what stands.
 
     Raises:
         ServingError: as ``stand``.
     """
-    import sglang
-
-    if not hasattr(runner, "ps"):
-        raise ServingError(
-            f"SGLang {sglang.__version__} keeps the ranks of a worker where fastkernels does not look. Use a version "
-            "that it was run with (0.5.17, 0.5.20), or unset FASTKERNELS_CANDIDATES and FASTKERNELS_WATCH."
-        )
-    parallel, mode = runner.ps, mode_of(runner)
-    name = "target"
+    try:
+        ranks, mode = ranks_of(runner), mode_of(runner)
+    except ServingError as error:  # a version that nobody knows
+        if settings.on_error == "stop":
+            raise
+        LOGGER.error("SGLang: %s\nThe engine serves unpatched.", error)
+        LOGGER.error("fastkernels_patched{engine=sglang} 0")
+        return
+    name, rank, world_size = "target", ranks.rank, ranks.world_size
     if runner.is_draft_worker:
         name = f"draft{runner.draft_model_idx or ''}"
-    if parallel.dp_rank and settings.report_dir is not None:
-        settings = replace(settings, report_dir=settings.report_dir / f"replica{parallel.dp_rank}")
+        if "target" in STANDINGS:  # a draft's runner is told ranks of its own, which other processes may have too
+            told = STANDINGS["target"].report()
+            rank, world_size = told.rank, told.world_size
+    if ranks.dp_rank and settings.report_dir is not None:
+        settings = replace(settings, report_dir=settings.report_dir / f"replica{ranks.dp_rank}")
 
     def check(handle: Patch) -> None:
         if mode.captures:
@@ -63,9 +58,9 @@ def stand_on(runner: Any, settings: Settings) -> None:
         runner.model,
         settings,
         engine="sglang",
-        version=sglang.__version__,
-        rank=rank_of(parallel),
-        world_size=parallel.tp_size * parallel.pp_size,
+        version=version(),
+        rank=rank,
+        world_size=world_size,
         compilation=mode.words,
         # One operator: its name shows in graphs, and its work on the host has been looked at.
         lowering="opaque" if mode.compiles or mode.captures else "auto",
@@ -74,11 +69,6 @@ def stand_on(runner: Any, settings: Settings) -> None:
         check=check,
         optional=runner.is_draft_worker,
     )
-
-
-def rank_of(parallel: Any) -> int:
-    """The rank of a worker among those of its replica of the model."""
-    return parallel.pp_rank * parallel.tp_size + parallel.tp_rank
 
 
 @contextmanager
@@ -93,32 +83,15 @@ def _ready(runner: Any) -> Iterator[None]:
         )
     if getattr(runner, "token_to_kv_pool", None) is not None:
         raise ServingError(
-            "this SGLang allocates and captures while it initialises a runner, so a patch would come too late. Use a "
-            "version that fastkernels was run with (0.5.17 to 0.5.20)."
+            f"SGLang {version()} allocated its cache before this, so a patch would come too late. {WAY_OUT}"
+        )
+    if "_megakernel" in vars(runner.model):
+        raise ServingError(
+            "SGLang's megakernel (--enable-nvidia-megakernel) computes whole steps in the model's stead and calls "
+            "none of its modules. Leave that option out."
         )
     with call_context(runner):
         yield
-
-
-def mode_of(runner: Any) -> Mode:
-    """How this process's published configuration runs the model."""
-    from sglang.srt.model_executor.cuda_graph_config import Backend, Phase, check_cuda_graph_backend
-    from sglang.srt.runtime_context import get_flags
-
-    compiled = bool(get_flags().capture.enable_torch_compile)
-    graphs = {
-        phase: backend
-        for phase in (Phase.PREFILL, Phase.DECODE)
-        for backend in Backend.ALL
-        if backend != Backend.DISABLED and check_cuda_graph_backend(phase, backend) and runner.device != "cpu"
-    }
-    words = [f"{phase} {backend} CUDA graphs" for phase, backend in graphs.items()]
-    words += ["torch.compile"] if compiled else []
-    return Mode(
-        words=", ".join(words) or "eager",
-        compiles=compiled or Backend.TC_PIECEWISE in graphs.values(),
-        captures=bool(graphs),
-    )
 
 
 def require_ranks(scheduler: Any, settings: Settings) -> None:
@@ -129,20 +102,19 @@ def require_ranks(scheduler: Any, settings: Settings) -> None:
             ``on_error`` is ``stop``.
     """
     own = _content()
-    held: list[Any] = [own]
-    if scheduler.ps.tp_size > 1:
-        held = [None] * scheduler.ps.tp_size
-        torch.distributed.all_gather_object(held, own, group=scheduler.tp_cpu_group)
+    held: list[Any] = [None] * torch.distributed.get_world_size(group=scheduler.tp_cpu_group)
+    torch.distributed.all_gather_object(held, own, group=scheduler.tp_cpu_group)
     wrong = ""
     if None in held:
         wrong = f"rank {held.index(None)} made a scheduler, and its model was not passed to fastkernels"
     elif own != held[0]:
-        wrong = f"rank {rank_of(scheduler.ps)} holds {own}, and rank 0 {held[0]}. Let no file change while it starts"
+        wrong = f"rank {STANDINGS['target'].report().rank} holds {own}, and rank 0 {held[0]}. "
+        wrong += "Let no file change while it starts"
     if wrong and settings.on_error == "stop":
         raise ServingError(f"SGLang: {wrong}. The engine does not start.")
     if wrong:
         LOGGER.error("SGLang: %s", wrong)
-        LOGGER.error("fastkernels_patched{engine=sglang,rank=%d} 0", rank_of(scheduler.ps))
+        LOGGER.error("fastkernels_patched{engine=sglang,rank=%d} 0", torch.distributed.get_rank())
 
 
 def _content() -> tuple[str, list[tuple[str, str]]] | None:
@@ -153,20 +125,6 @@ def _content() -> tuple[str, list[tuple[str, str]]] | None:
     return report.state, [(c.task, c.digest) for c in report.patch.candidates] if report.patch is not None else []
 
 
-def ranks_of(server_args: Any) -> int:
-    """Workers that SGLang's RPC reaches.
-
-    Raises:
-        ServingError: replicas, of which it reaches one.
-    """
-    if (server_args.dp_size or 1) > 1:
-        raise ServingError(
-            f"dp_size={server_args.dp_size}: SGLang's RPC reaches one of its schedulers only. Read the reports in "
-            "FASTKERNELS_REPORT_DIR, which each worker writes when it starts."
-        )
-    return (server_args.tp_size or 1) * (server_args.pp_size or 1)
-
-
 def answer(scheduler: Any, verb: str, folder: str) -> None:
     """Called by SGLang's RPC in each scheduler, which returns nothing to its caller: writes ``folder/<rank>.json``,
     ``{"answers": [...]}`` or ``{"error": ...}``. Reports are those of each model here; all else is the target's."""
@@ -175,5 +133,5 @@ def answer(scheduler: Any, verb: str, folder: str) -> None:
         told: dict[str, Any] = {"answers": [standing.verbs()[verb]() for standing in asked]}
     except Exception as error:  # noqa: BLE001 - of any kind: it is the caller's to raise
         told = {"error": f"{type(error).__name__}: {error}"}
-    with whole_file(Path(folder) / f"{rank_of(scheduler.ps)}.json") as path:
+    with whole_file(Path(folder) / f"{ranks_of(scheduler).rank}.json") as path:
         path.write_text(json.dumps(told))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fastkernels.patches.recognise import Host
+from fastkernels.patches.sglang.bypass import walked_around
 from fastkernels.patches.sglang.running import invariance, layer_class, runs_on
 from fastkernels.patches.site import Draws, Proposal, Scenario, one_tensor
 
@@ -32,7 +33,7 @@ def gated_activation(module: nn.Module, host: Host) -> Iterator[Proposal]:
         reads=tuple(facts),
         on_live_weights=True,
         runs_on=runs_on(host),
-        gated=invariance(host),
+        gated=invariance(host) or walked_around(module, host),
     )
 
 

@@ -13,9 +13,9 @@ from fastkernels.patches.fingerprint import argument_names, evidence
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.sglang.around import Call, finish_linear, unreduced
 from fastkernels.patches.sglang.bypass import walked_around
-from fastkernels.patches.sglang.linear import sequence_parallel, tensor_parallel
+from fastkernels.patches.sglang.linear import tensor_parallel
 from fastkernels.patches.sglang.rope import ONE_TABLE
-from fastkernels.patches.sglang.running import layer_class
+from fastkernels.patches.sglang.running import layer_class, sequence_parallel
 from fastkernels.patches.site import Draws, Enter, Leave, Proposal, Scenario, Site
 from fastkernels.patches.source import Param, Source
 from fastkernels.tasks.L2.served_attention import QK_NORMS, Attend
@@ -91,7 +91,8 @@ def attend_in(children: dict[str, nn.Module | None], forward_batch: Any) -> Atte
 
 def enter_for(module: nn.Module) -> Enter:
     """Positions, hidden states and the step's batch, by position or by name."""
-    children, alone = module._modules, tensor_parallel(module.o_proj) == 1
+    children = module._modules
+    split = sequence_parallel() if tensor_parallel(module.o_proj) > 1 else None
 
     def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | str:
         given = dict(zip(NAMES, args, strict=False)) | kwargs if args else kwargs
@@ -100,7 +101,7 @@ def enter_for(module: nn.Module) -> Enter:
         positions, hidden_states, batch = (given[name] for name in NAMES)
         if positions.dim() != 1 or hidden_states.dim() != 2:
             return "positions of several axes, or hidden states that are not (tokens, width)"
-        if not alone and sequence_parallel():
+        if split is not None and split():
             return "sequence parallelism: ranks hold parts of the sequence"
         return positions, hidden_states, attend_in(children, batch)
 

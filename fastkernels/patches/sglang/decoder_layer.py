@@ -12,6 +12,7 @@ from fastkernels.patches.engine_attention import PROBED, positions_for, stand_in
 from fastkernels.patches.fingerprint import argument_names, evidence
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.sglang.attention_block import MODELS, attend_in
+from fastkernels.patches.sglang.bypass import boundaries
 from fastkernels.patches.sglang.linear import tensor_parallel
 from fastkernels.patches.site import Draws, Enter, Proposal, Scenario, Site
 from fastkernels.patches.source import Source
@@ -34,7 +35,8 @@ PARTS = {
 def served_layer(module: nn.Module, host: Host) -> Iterator[Proposal]:
     """Layers whose ``forward`` is, but for names, one of the known, and whose parts are all sites."""
     sure = evidence(type(module), KNOWN)
-    if sure == "schema" or argument_names(type(module))[: len(NAMES)] != NAMES or set(module._modules) != set(PARTS):
+    named = argument_names(type(module))[: len(NAMES)] == NAMES or boundaries(module)
+    if sure == "schema" or not named or set(module._modules) != set(PARTS):
         return
     found = {name: s for name, (task, _) in PARTS.items() if (s := host.site(module._modules[name], task)) is not None}
     if "mlp" not in found or "self_attn" not in found:  # a mixture of experts, or attention of another kind
@@ -71,6 +73,8 @@ def _unfit(module: nn.Module, found: dict[str, Site]) -> str:
             "its LayerCommunicator scatters, gathers and reduces between its parts, and fuses norms with that, by "
             "flags of each step"
         )
+    if boundaries(module):
+        return "its boundaries hold the residual, and norm, scatter, gather and reduce between its parts"
     for name in PARTS:
         if name not in found:
             return f"its {name} ({type(module._modules[name]).__name__}) is none that this library knows"

@@ -10,8 +10,9 @@ from torch import nn
 
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.sglang.around import Call, finish_mlp, unreduced
-from fastkernels.patches.sglang.linear import sequence_parallel, tensor_parallel
-from fastkernels.patches.sglang.running import layer_class
+from fastkernels.patches.sglang.bypass import walked_around
+from fastkernels.patches.sglang.linear import tensor_parallel
+from fastkernels.patches.sglang.running import layer_class, sequence_parallel
 from fastkernels.patches.site import Draws, Enter, Forward, Proposal, Scenario, Site
 from fastkernels.patches.source import Param
 from fastkernels.patches.transformers.attention import argument_reason
@@ -55,8 +56,14 @@ def gated_mlp(module: nn.Module, host: Host) -> Iterator[Proposal]:
         inner=("gate_up_proj", "act_fn", "down_proj"),
         parts={n: n for n in children},
         on_live_weights=True,
-        gated=next((s.proposal.gated for s in (up, down, act) if s.proposal.gated), ""),
+        gated=next((reason for s in (up, down, act) if (reason := _unfit(s, host))), ""),
     )
+
+
+def _unfit(site: Site, host: Host) -> str:
+    """Why a part keeps the whole from being replaced. That the engine walks around it is none: it is inside."""
+    gated = site.proposal.gated
+    return "" if gated == walked_around(site.module, host) else gated
 
 
 def activation(site: Site) -> str:
@@ -68,9 +75,10 @@ def activation(site: Site) -> str:
 
 def enter_for(alone: bool) -> Enter:
     """One tensor. Alone, what concerns ranks says nothing; else the engine's own code gets it afterwards."""
+    split = sequence_parallel() if not alone else None
 
     def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | str:
-        if not alone and sequence_parallel():
+        if split is not None and split():
             return "sequence parallelism: ranks hold parts of the sequence"
         if not args:
             return "called without positional arguments"

@@ -10,7 +10,14 @@ from torch import nn
 
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.sglang.around import Call, finish_linear, unreduced
-from fastkernels.patches.sglang.running import invariance, layer_class, packed_or_quantised, wrapped_by_lora
+from fastkernels.patches.sglang.bypass import walked_around
+from fastkernels.patches.sglang.running import (
+    invariance,
+    layer_class,
+    packed_or_quantised,
+    sequence_parallel,
+    wrapped_by_lora,
+)
 from fastkernels.patches.site import Draws, Enter, Forward, Leave, Proposal, Scenario
 from fastkernels.patches.source import Param
 from fastkernels.patches.transformers.attention import argument_reason
@@ -35,6 +42,7 @@ def linear(module: nn.Module, host: Host) -> Iterator[Proposal]:
     if kind not in KINDS:
         return
     gated = invariance(host) or packed_or_quantised(module) or wrapped_by_lora(module) or _unusual(module)
+    gated = gated or walked_around(module, host)
     weight = module._parameters.get("weight")
     if weight is None or weight.dim() != 2:
         gated = gated or "its weight is no matrix"
@@ -91,17 +99,14 @@ def enter_for(alone: bool) -> Enter:
             return argument_reason(strange, kwargs[strange])
         return args[:1] if alone else Call.of(args[:1], args, kwargs)
 
+    if alone:
+        return enter
+    split = sequence_parallel()
+
     def enter_parallel(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | str:
-        return "sequence parallelism: ranks hold parts of the sequence" if sequence_parallel() else enter(args, kwargs)
+        return "sequence parallelism: ranks hold parts of the sequence" if split() else enter(args, kwargs)
 
-    return enter if alone else enter_parallel
-
-
-def sequence_parallel() -> bool:
-    """Whether this step's activations are split along the sequence; since 0.5.20."""
-    from sglang.srt.runtime_context import get_forward
-
-    return bool(getattr(get_forward(), "sp_active", False))
+    return enter_parallel
 
 
 def leave_for(module: nn.Module, alone: bool) -> Leave:

@@ -37,6 +37,9 @@ def rms_norm(module: nn.Module, host: Host) -> Iterator[Proposal]:
         return
     own = vars(module)
     other = [f"{n}={own[n]}" for n, plain in PLAIN_OPTIONS.items() if n in own and own[n] != plain]
+    feeds = own.get("_quant_linear")  # since 0.5.23: told once, where earlier versions pass it with each call
+    if feeds is not None and not unquantised(feeds):
+        other.append("its output is quantised for the linear that follows")
     facts = {
         "hidden_size": module.hidden_size,
         "eps": module.variance_epsilon,

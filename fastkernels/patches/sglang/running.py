@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 from fastkernels.patches.recognise import Host
 from fastkernels.patches.source import device_of
 
+CONTEXT = "sglang.srt.runtime_context"
 PLAIN_METHODS = ("UnquantizedLinearMethod", "UnquantizedEmbeddingMethod", "UnquantizedFusedMoEMethod")
 
 
@@ -22,14 +25,46 @@ def layer_class(module: nn.Module | None) -> str:
     return cls.__name__ if cls.__module__.startswith("sglang.srt.layers.") else ""
 
 
+def runtime_context() -> Any:
+    """The module in which SGLang publishes how a process runs; None where there is none (0.5.13), and the server
+    arguments say it all."""
+    try:
+        return importlib.import_module(CONTEXT)
+    except ModuleNotFoundError as error:
+        if error.name != CONTEXT:
+            raise
+        return None
+
+
 def setting(name: str) -> Any:
     """A server argument of this process, or None where there is none, or no engine runs here (a layer by itself)."""
-    from sglang.srt.runtime_context import get_server_args
+    context = runtime_context()
+    if context is None:
+        from sglang.srt.server_args import get_global_server_args as published
+    else:
+        published = context.get_server_args
+    return _read(published, name)
 
+
+def execution(group: str, name: str) -> Any:
+    """One of the engine's resolved settings on how it executes; None where there is none, or nothing is published."""
+    context = runtime_context()
+    return setting(name) if context is None else _read(lambda: getattr(context.get_exec(), group), name)
+
+
+def _read(published: Callable[[], Any], name: str) -> Any:
     try:
-        return getattr(get_server_args(), name, None)
+        return getattr(published(), name, None)
     except (ValueError, AttributeError, RuntimeError, AssertionError):  # nothing is published
         return None
+
+
+def sequence_parallel() -> Callable[[], bool]:
+    """Tells of each step whether its activations are split along the sequence; since 0.5.20 they may be."""
+    context = runtime_context()
+    if context is None:
+        return lambda: False
+    return lambda: bool(getattr(context.get_forward(), "sp_active", False))
 
 
 def on_cuda() -> bool:

@@ -60,3 +60,37 @@ def test_the_engines_own_code_runs_around_a_product_and_the_module_does_not_noti
     with unreduced(layer):
         assert torch.equal(finish_linear(layer, product, Call.of((x,), (x,), {}))[0], product)
     assert layer.quant_method is None and layer.reduce_results is True
+
+
+class Shortcut:
+    """What computes all of an MLP but its last product at once."""
+
+    def can_run(self, *args):
+        return True
+
+    def __call__(self, x, gate_up):
+        return gate_up.weight @ x
+
+
+class Mlp(nn.Module):
+    """The shape of a gated MLP since 0.5.23."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate_up_proj, self.act_fn, self.down_proj = Reduced(), nn.Identity(), Reduced()
+        self.dual_gemm = Shortcut()
+
+    def forward(self, x):
+        if self.dual_gemm.can_run(x, self.gate_up_proj):
+            x = self.dual_gemm(x, self.gate_up_proj)
+        else:
+            x = self.act_fn(self.gate_up_proj(x)[0])
+        return self.down_proj(x)[0]
+
+
+def test_an_mlps_own_code_finishes_a_product_without_its_shortcuts():
+    from fastkernels.patches.sglang.around import Call, finish_mlp
+
+    mlp, x, product = Mlp(), torch.ones(4, 3), torch.full((4, 2), 7.0)
+    assert torch.equal(finish_mlp(mlp, "down_proj", product, Call.of((x,), (x,), {})), 2 * product)
+    assert isinstance(mlp.dual_gemm, Shortcut)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,6 +73,16 @@ def test_norms_and_rope_inside_one_fused_kernel_are_gated(engine, monkeypatch):
     assert len(reasons) == 5 and all("use_fused_qk_norm_rope" in r for r in reasons)
 
 
+@with_model("qwen3", "qwen3_moe")
+def test_norms_of_query_and_key_are_gated_where_a_cpu_has_a_kernel_for_both(engine, monkeypatch):
+    from sglang.srt.models import utils
+
+    monkeypatch.setattr(utils, "can_use_fused_qk_norm_cpu", lambda q, *more: q.dim() == 2, raising=False)
+    norms = {s.path.rpartition(".")[2]: (s.state, s.reason) for s in sites(engine, "rms_norm")}
+    assert norms["q_norm"][0] == norms["k_norm"][0] == "gated" and "fused_qk_norm_cpu" in norms["q_norm"][1]
+    assert norms["input_layernorm"][0] == "applied"
+
+
 # 2. Norms fused with an all-reduce.
 
 
@@ -83,6 +94,18 @@ def test_norms_between_blocks_are_gated_where_all_reduce_fusion_may_take_their_p
     monkeypatch.setattr(bypass, "execution", lambda *names: fused.get(names))
     gated = {s.path.rpartition(".")[2] for s in sites(engine, "rms_norm") if s.state == "gated"}
     assert gated == {"input_layernorm", "post_attention_layernorm"}
+
+
+@with_model("llama")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_norms_are_gated_where_the_model_brings_fusions_for_several_ranks(engine, ranks, monkeypatch):
+    """As since 0.5.23: a layer's boundaries may hold kernels of the model's own."""
+    monkeypatch.setattr(bypass, "setting", lambda name: {"tp_size": ranks}.get(name))
+    for layer in engine.model.model.layers:
+        monkeypatch.setitem(vars(layer), "ffn_boundary", SimpleNamespace(fusions=object()))
+    gated = {s.path.rpartition(".")[2]: s.reason for s in sites(engine, "rms_norm") if s.state == "gated"}
+    assert set(gated) == {"norm"} | ({"input_layernorm", "post_attention_layernorm"} if ranks > 1 else set())
+    assert "in its stead" in gated["norm"]
 
 
 @with_model("llama")
@@ -128,6 +151,21 @@ def test_a_norm_for_a_quantised_linear_runs_the_original_and_is_counted(engine, 
     assert site.calls == 1 and site.bypassed == {"argument quant_linear is given": 1}
 
 
+@with_model("llama")
+def test_a_norm_that_quantises_for_the_linear_behind_it_is_gated(engine, monkeypatch):
+    """Since 0.5.23 it is told once which linear that is."""
+    from sglang.srt.layers.quantization.fp8 import Fp8LinearMethod
+
+    layer = engine.model.model.layers[0]
+    monkeypatch.setitem(vars(layer.input_layernorm), "_quant_linear", layer.self_attn.qkv_proj)
+    state = {s.path: (s.state, s.reason) for s in sites(engine, "rms_norm")}
+    assert state["model.layers.0.input_layernorm"][0] == "applied"
+    monkeypatch.setitem(vars(layer.self_attn.qkv_proj), "quant_method", object.__new__(Fp8LinearMethod))
+    state = {s.path: (s.state, s.reason) for s in sites(engine, "rms_norm")}
+    assert state["model.layers.0.input_layernorm"][0] == "gated"
+    assert "quantised for the linear" in state["model.layers.0.input_layernorm"][1]
+
+
 # 4. Rotary embedding: one instance, and a call that also writes the cache.
 
 
@@ -170,7 +208,29 @@ def test_a_table_that_the_engine_replaces_is_never_read_again(engine):
     assert site.calls == 0 and sum(site.bypassed.values()) == 1
 
 
-# 5. No tokens.
+# 5. An MLP that computes several of its modules in one kernel (since 0.5.23).
+
+
+@with_model("llama", "qwen3")
+@pytest.mark.parametrize(
+    ("shortcut", "gated"),
+    [
+        (("dual_gemm", SimpleNamespace(mode=None, can_run=lambda *args: False)), set()),
+        (("dual_gemm", SimpleNamespace(mode="unquant", can_run=lambda *args: False)), {"gate_up_proj", "act_fn"}),
+        (("activation_quant", SimpleNamespace(enabled=True, forward_decode=lambda x, act, down: act(x))), {"act_fn"}),
+    ],
+)
+def test_parts_that_an_mlp_walks_around_are_gated_and_the_whole_is_a_site(engine, shortcut, gated, monkeypatch):
+    for layer in engine.model.model.layers:
+        monkeypatch.setitem(vars(layer.mlp), *shortcut)
+    found = {(s.path.rpartition(".")[2], s.task): s for t in ("linear", "silu_and_mul") for s in sites(engine, t)}
+    assert {name for (name, _), s in found.items() if s.state == "gated"} - {"lm_head"} == gated
+    assert all(found[name, t].reason.startswith(shortcut[0]) for name, t in found if name in gated)
+    whole = sites(engine, "gated_mlp")
+    assert [s.state for s in whole] == ["applied"] * 2
+
+
+# 6. No tokens.
 
 
 @with_model("llama")
@@ -196,7 +256,7 @@ def test_a_norm_that_fails_without_tokens_is_not_let_in(engine):
         fastkernels.patch(engine.model, {"rms_norm": NotForNone})
 
 
-# 6. Outputs that must not depend on the batch.
+# 7. Outputs that must not depend on the batch.
 
 
 @with_model("llama")
