@@ -15,7 +15,7 @@ from fastkernels.evaluation.report import charts
 from fastkernels.evaluation.report.arms import NAMES
 from fastkernels.evaluation.report.document import Block, Cell, Chart, Charts, Table, Text, columns, row
 from fastkernels.evaluation.report.numbers import NONE, number, ratio, tail
-from fastkernels.evaluation.report.verdict import counts
+from fastkernels.evaluation.report.verdict import beyond_noise, counts
 
 WITHHELD = Cell(text="withheld", tone="muted", note="the model did not pass")
 
@@ -53,11 +53,11 @@ def against_noise(speedup: Interval | None, noise: Interval | None) -> Cell:
     """Whether the interval of a speed-up clears 1, and the noise of the unpatched run."""
     if speedup is None:
         return Cell(text="○ not timed", tone="muted")
-    low, high = (1.0, 1.0) if noise is None else (min(noise.low, 1.0), max(noise.high, 1.0))
-    if speedup.low > high:
-        return Cell(text="▲ faster", tone="good")
-    if speedup.high < low:
-        return Cell(text="▼ slower", tone="bad")
+    match beyond_noise(speedup, noise):
+        case "faster":
+            return Cell(text="▲ faster", tone="good")
+        case "slower":
+            return Cell(text="▼ slower", tone="bad")
     return Cell(text="≈ within noise", tone="muted")
 
 

@@ -81,13 +81,24 @@ def _oracle(passed: list[ModelResult]) -> str:
     return f"the {' or '.join(sorted(kinds))} oracle" if kinds else "the oracle"
 
 
+def beyond_noise(speedup: Interval, noise: Interval | None) -> Literal["faster", "slower"] | None:
+    """What a workload is where the interval of its speed-up clears 1, and the noise of the unpatched run; else None.
+
+    >>> beyond_noise(Interval(value=0.98, low=0.97, high=0.99), Interval(value=1, low=0.98, high=1.02))
+    >>> beyond_noise(Interval(value=0.98, low=0.97, high=0.99), None)
+    'slower'
+    """
+    low, high = (1.0, 1.0) if noise is None else (min(noise.low, 1.0), max(noise.high, 1.0))
+    return "faster" if speedup.low > high else "slower" if speedup.high < low else None
+
+
 def _slower(passed: list[ModelResult]) -> str:
     """Workloads that are surely slower, which a mean over all may hide."""
     found = [
         f"{m.model} {w.workload.name} ({w.speedup.value:.2f}x)"
         for m in passed
         for w in m.workloads
-        if w.speedup is not None and w.speedup.high < 1
+        if w.speedup is not None and beyond_noise(w.speedup, w.noise) == "slower"
     ]
     return _first(found)
 
