@@ -13,16 +13,24 @@ from fastkernels.errors import ServingError
 from fastkernels.serving.sglang_versions import workers_of
 from fastkernels.serving.sglang_worker import METHOD
 
-Verb = Literal["fastkernels_report", "fastkernels_sites", "fastkernels_start_window", "fastkernels_end_window"]
+Verb = Literal[
+    "fastkernels_report",
+    "fastkernels_sites",
+    "fastkernels_start_window",
+    "fastkernels_end_window",
+    "fastkernels_start_capture",
+    "fastkernels_end_capture",
+]
 PATIENCE_S = 60.0
 
 
-def call(engine: Any, verb: Verb) -> list[str]:
+def call(engine: Any, verb: Verb, *arguments: str) -> list[str]:
     """What each worker of an ``sglang.Engine`` answers, by rank: JSON, empty for ``fastkernels_start_window``. A rank
     that holds a draft model reports on it after its target.
 
     Args:
         engine: made while ``FASTKERNELS_CANDIDATES`` or ``FASTKERNELS_WATCH`` was set, in this process.
+        arguments: of the verb.
 
     Raises:
         ServingError: a worker refused or did not answer; or none stands, for want of those variables.
@@ -30,7 +38,7 @@ def call(engine: Any, verb: Verb) -> list[str]:
 
     def send(folder: str) -> None:
         try:
-            engine.collective_rpc(METHOD, verb=verb, folder=folder)
+            engine.collective_rpc(METHOD, verb=verb, folder=folder, **({"arguments": arguments} if arguments else {}))
         except AssertionError as error:  # how SGLang's engine tells a failed call
             raise ServingError(
                 f"{verb}: {error}. No worker of this engine knows fastkernels: set FASTKERNELS_CANDIDATES or "

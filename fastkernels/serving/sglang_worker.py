@@ -3,6 +3,7 @@ processes."""
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from fastkernels.evaluation.whole_file import whole_file
 from fastkernels.patches.patch import Patch
 from fastkernels.serving.capture import require_capturable
 from fastkernels.serving.settings import Settings
+from fastkernels.serving.sglang_eager import eager_window
 from fastkernels.serving.sglang_versions import WAY_OUT, mode_of, ranks_of, version
 from fastkernels.serving.standing import Standing
 from fastkernels.serving.worker import stand
@@ -69,6 +71,7 @@ def stand_on(runner: Any, settings: Settings) -> None:
         check=check,
         optional=runner.is_draft_worker,
     )
+    STANDINGS[name].eager_window = functools.partial(eager_window, runner)
 
 
 @contextmanager
@@ -125,12 +128,12 @@ def _content() -> tuple[str, list[tuple[str, str]]] | None:
     return report.state, [(c.task, c.digest) for c in report.patch.candidates] if report.patch is not None else []
 
 
-def answer(scheduler: Any, verb: str, folder: str) -> None:
+def answer(scheduler: Any, verb: str, folder: str, arguments: tuple[str, ...] = ()) -> None:
     """Called by SGLang's RPC in each scheduler, which returns nothing to its caller: writes ``folder/<rank>.json``,
     ``{"answers": [...]}`` or ``{"error": ...}``. Reports are those of each model here; all else is the target's."""
     try:
         asked = list(STANDINGS.values()) if verb == "fastkernels_report" else [STANDINGS["target"]]
-        told: dict[str, Any] = {"answers": [standing.verbs()[verb]() for standing in asked]}
+        told: dict[str, Any] = {"answers": [standing.verbs()[verb](*arguments) for standing in asked]}
     except Exception as error:  # noqa: BLE001 - of any kind: it is the caller's to raise
         told = {"error": f"{type(error).__name__}: {error}"}
     with whole_file(Path(folder) / f"{ranks_of(scheduler).rank}.json") as path:

@@ -1,11 +1,12 @@
-"""What stands in one worker of an engine: its patch, its report, and windows that prove that candidates ran."""
+"""What stands in one worker of an engine: its patch, its report, windows that prove that candidates ran, captures."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -15,6 +16,9 @@ from fastkernels.patches.dispatch import dispatchers
 from fastkernels.patches.interposition import Window
 from fastkernels.patches.patch import Patch
 from fastkernels.serving.worker_report import WorkerReport
+
+if TYPE_CHECKING:
+    from fastkernels.evaluation.capture.in_worker import WorkerCapture
 
 
 class Standing:
@@ -27,6 +31,9 @@ class Standing:
         self.model, self.handle = model, handle
         self._told, self._report_dir = told, report_dir
         self._window: Window | None = None
+        self._capture: WorkerCapture | None = None
+        self.call_context: Callable[[], AbstractContextManager[Any]] = nullcontext  # of probes, as the engine needs it
+        self.eager_window: Callable[[], AbstractContextManager[Any]] = nullcontext  # in it the engine runs as Python
 
     def report(self) -> WorkerReport:
         """As of now."""
@@ -69,6 +76,29 @@ class Standing:
         window.__exit__(None, None, None)
         return window.result.model_dump_json()
 
+    def start_capture(self, asked: str) -> str:
+        """Begins to record the calls that follow, as ``Asked`` of ``evaluation.capture.in_worker`` says in JSON.
+
+        Raises:
+            FastkernelsError: a capture is under way, or the model cannot be captured.
+        """
+        if self._capture is None:
+            from fastkernels.evaluation.capture.in_worker import WorkerCapture
+
+            self._capture = WorkerCapture(self)
+        self._capture.start(asked)
+        return ""
+
+    def end_capture(self) -> str:
+        """Ends it, and writes it to the folder that was asked for; a ``Capture`` as JSON.
+
+        Raises:
+            ServingError: none is under way.
+        """
+        if self._capture is None:
+            raise ServingError(f"{self.report().summary}: no capture is under way. Start one before the calls.")
+        return self._capture.end()
+
     def sites(self) -> str:
         """``[[path, task], ...]`` of what stands, for the null arm of a measurement."""
         standing = self.handle.dispatchers if self.handle is not None else {}
@@ -92,4 +122,6 @@ class Standing:
             "fastkernels_sites": self.sites,
             "fastkernels_start_window": self.start_window,
             "fastkernels_end_window": self.end_window,
+            "fastkernels_start_capture": self.start_capture,
+            "fastkernels_end_capture": self.end_capture,
         }

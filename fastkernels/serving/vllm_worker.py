@@ -20,6 +20,7 @@ from fastkernels.serving.preflight import preflight
 from fastkernels.serving.settings import Settings
 from fastkernels.serving.standing import Standing
 from fastkernels.serving.vllm_cache_key import enter_cache_key
+from fastkernels.serving.vllm_eager import eager_window
 from fastkernels.serving.worker import stand
 
 LOGGER = logging.getLogger("fastkernels")
@@ -75,6 +76,8 @@ def stand_in(worker: Any, settings: Settings) -> None:
     if hasattr(worker.model_runner, "model_memory_usage"):  # what vLLM takes for the weights when it plans its cache
         worker.model_runner.model_memory_usage += max(_allocated() - before, 0)
     enter_cache_key(_configs(worker, models.values()), [s.report().digest for s in standing.values()])
+    standing["target"].call_context = functools.partial(_call_context, worker.vllm_config)
+    standing["target"].eager_window = functools.partial(eager_window, worker)
     for verb, function in standing["target"].verbs().items():
         setattr(worker, verb, function)
     worker.fastkernels_reports = functools.partial(_reports, list(standing.values()))

@@ -77,7 +77,7 @@ class Engine(ABC):
         raise EvaluationError(f"{type(self).__name__}: this engine decodes no given tokens.")
 
     @abstractmethod
-    def call(self, verb: str) -> list[str]:
+    def call(self, verb: str, *arguments: str) -> list[str]:
         """What each rank answers to a verb of ``fastkernels.serving.standing``."""
 
     @abstractmethod

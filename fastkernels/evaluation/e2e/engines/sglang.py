@@ -87,8 +87,8 @@ class Sglang(Engine):
             found.append(scores_of(best, list(zip(own, ranks, strict=True)), k))
         return found
 
-    def call(self, verb: str) -> list[str]:
-        return call(self._engine, cast(Verb, verb))
+    def call(self, verb: str, *arguments: str) -> list[str]:
+        return call(self._engine, cast(Verb, verb), *arguments)
 
     def close(self) -> None:
         self._engine.shutdown()

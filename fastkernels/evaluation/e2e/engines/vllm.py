@@ -105,8 +105,8 @@ class Vllm(Engine):
             found.append(scores_of([_pairs(place)], [(again.logprob, again.rank)], k))
         return found
 
-    def call(self, verb: str) -> list[str]:
-        return self._llm.collective_rpc(verb)
+    def call(self, verb: str, *arguments: str) -> list[str]:
+        return self._llm.collective_rpc(verb, args=arguments)
 
     def close(self) -> None:
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory

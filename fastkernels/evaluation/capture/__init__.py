@@ -1,0 +1,1 @@
+"""Shapes, facts and values of the calls that a live model makes."""

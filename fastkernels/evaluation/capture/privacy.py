@@ -1,0 +1,61 @@
+"""What of a call tells the prompts: token ids, wherever they go, and what is computed of one token alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fastkernels.patches.site import Site
+
+TOKENS = ("input_ids", "decoder_input_ids", "labels")  # of a whole model's arguments
+EMBEDDED = ("inputs_embeds", "decoder_inputs_embeds")
+EMBEDDING = "embedding"
+MIXING = frozenset({"attention", "attention_block", "encoder_attention", "served_attention"})
+
+
+class Secrets:
+    """The token ids of the step under way, and whether attention has mixed its tokens yet.
+
+    Until then each row of a hidden state is a function of its token, and whoever has the weights can look it up.
+    """
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        self._unmixed = False
+
+    def begin(self, arguments: Mapping[str, Any]) -> None:
+        """A call of the whole model begins."""
+        ids = [t for t in map(arguments.get, TOKENS) if isinstance(t, torch.Tensor)]
+        self._ids = {_digest(t) for t in ids if not is_capturing(t)}
+        self._unmixed = bool(ids) or any(arguments.get(name) is not None for name in EMBEDDED)
+
+    def embedded(self, result: Any) -> None:
+        """An embedding returned."""
+        self._unmixed = True
+
+    def mixed(self, result: Any) -> None:
+        """An attention returned."""
+        self._unmixed = False
+
+    def told_by(self, site: Site, tensor: torch.Tensor) -> bool:
+        """Whether a tensor at a site tells them."""
+        if tensor.is_floating_point() or tensor.is_complex():
+            return self._unmixed
+        return site.task.name == EMBEDDING or site.task.level == 4 or _digest(tensor) in self._ids
+
+    def forget(self) -> None:
+        """Nothing is under way any more."""
+        self._ids, self._unmixed = set(), False
+
+
+def is_capturing(tensor: torch.Tensor) -> bool:
+    """Whether a CUDA graph is being recorded: nothing may then be read from the device."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    """Of the integers in a tensor, whatever its shape and width."""
+    return hashlib.sha256(tensor.detach().to("cpu", torch.int64).flatten().numpy().tobytes()).hexdigest()

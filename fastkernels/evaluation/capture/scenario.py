@@ -1,0 +1,158 @@
+"""``capture_scenario``: the entries of a scenario, each captured in a process of its own, workload by workload."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+
+from fastkernels.errors import EvaluationError
+from fastkernels.evaluation.capture.in_worker import Asked
+from fastkernels.evaluation.capture.job import DONE, CaptureJob
+from fastkernels.evaluation.capture.public import public_name, write_public
+from fastkernels.evaluation.capture.record import Capture, Values
+from fastkernels.evaluation.capture.recorder import PER_KIND
+from fastkernels.evaluation.capture.store import JSON, load_capture
+from fastkernels.evaluation.e2e.arm import TAIL
+from fastkernels.evaluation.e2e.engines.environment import environment_of
+from fastkernels.evaluation.e2e.engines.weights import model_of, remove_drawn
+from fastkernels.evaluation.e2e.evaluate import RESULTS_DIR, slug
+from fastkernels.evaluation.e2e.run_entry import cannot_run
+from fastkernels.evaluation.e2e.scenario import Entry, Scenario, load_scenario
+from fastkernels.evaluation.e2e.setup import Setup
+
+MODULE = "fastkernels.evaluation.capture.worker"
+LOG = "capture.log"
+TIMEOUT_S = 3600.0
+
+
+def capture_scenario(
+    scenario: str | Path | Scenario,
+    *,
+    values: Values = "none",
+    out: str | Path | None = None,
+    prompts: bool = False,
+    max_bytes: int = 1 << 28,
+    per_kind: int = PER_KIND,
+    device: str | None = None,
+    threads: int | None = None,
+    only: Sequence[str] = (),
+    graphs: bool = True,
+    public: str | Path | None = None,
+    timeout_s: float = TIMEOUT_S,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> list[Capture]:
+    """Captures the workloads of a scenario's models: one capture a workload (and rank), each in a folder of ``out``.
+
+    Args:
+        scenario: a packaged one, a YAML file, or a Scenario, as ``fastkernels eval`` takes them.
+        values, prompts, max_bytes, per_kind: as ``fastkernels.capture`` takes them.
+        out: a folder; None for a new one in ``captures`` under ``$FASTKERNELS_RESULTS_DIR`` or ``~/.fastkernels``.
+        device: ``cpu``, ``cuda``, ``cuda:1``; None for a GPU where there is one.
+        threads: of the process on a CPU; None for half the cores.
+        only: globs over the scenario's models.
+        graphs: capture the code that compiled modes run, and compare with what their graphs see.
+        public: a folder for the same captures in the public benchmark's format.
+        timeout_s: of one entry.
+
+    Raises:
+        EvaluationError: the scenario is not as it must be, nothing of it matches ``only``, or an entry cannot be run;
+            the message has the end of its log.
+    """
+    chosen = scenario if isinstance(scenario, Scenario) else load_scenario(str(scenario))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if threads is None:
+        threads = max(1, len(os.sched_getaffinity(0)) // 2) if device == "cpu" else 0
+    root = Path(out).expanduser() if out is not None else _default_folder(chosen.name)
+    asked = Asked(values=values, prompts=prompts, max_bytes=max_bytes, per_kind=per_kind)
+    entries = [(i, e) for i, e in enumerate(chosen.entries) if not only or any(fnmatch(e.model, g) for g in only)]
+    if not entries:
+        there = ", ".join(entry.model for entry in chosen.entries)
+        raise EvaluationError(f"{chosen.name}: --only {' '.join(only)} matches none of its models: {there}.")
+    found: list[Capture] = []
+    for number, entry in entries:
+        why = cannot_run(entry)
+        if why is not None:
+            raise EvaluationError(f"{chosen.name}: {why}")
+        folder = root / f"{number:02d}-{slug(entry.model)}"
+        CaptureJob(entry=entry, device=device, threads=threads, asked=asked, graphs=graphs).write(folder)
+        on_progress(entry.model)
+        found += _run(entry, folder, device=device, threads=threads, timeout_s=timeout_s)
+    if public is not None:
+        _write_public(found, Path(public).expanduser(), {e.model: e for _, e in entries})
+    return found
+
+
+def _run(entry: Entry, folder: Path, *, device: str, threads: int, timeout_s: float) -> list[Capture]:
+    environment = dict(os.environ)
+    drawn = entry.engine != "hf" and entry.weights is not None and entry.weights.config is not None
+    for file in folder.rglob(JSON):  # of an earlier run
+        file.unlink()
+    try:
+        if drawn:
+            _process("draw", entry, folder, environment, timeout_s)
+        if entry.engine != "hf":
+            setup = Setup(role="baseline", entry=entry, device=device, threads=threads, model=model_of(entry, folder))
+            environment = environment_of(setup, folder, folder / "caches")
+        _process("capture", entry, folder, environment, timeout_s)
+    finally:
+        if drawn:
+            remove_drawn(folder)
+    return [load_capture(file.parent) for file in sorted(folder.rglob(JSON))]
+
+
+def _process(verb: str, entry: Entry, folder: Path, environment: dict[str, str], timeout_s: float) -> None:
+    (folder / DONE).unlink(missing_ok=True)
+    flags = ["-P"] if entry.engine != "hf" else []  # a checkout's metadata would hide the plugin that is installed
+    with (folder / LOG).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, *flags, "-m", MODULE, verb, str(folder.absolute())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment | {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _end(process)
+    if not (folder / DONE).is_file():
+        how = f"no end within {timeout_s:.0f} s" if code is None else f"exit status {code}"
+        tail = (folder / LOG).read_text(errors="replace")[-TAIL:]
+        raise EvaluationError(f"{entry.model}: the {verb} process failed ({how}); {folder / LOG} ends with: {tail}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the process and all that it started in its session."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _write_public(captures: Sequence[Capture], folder: Path, entries: dict[str, Entry]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for capture in captures:
+        if capture.rank:
+            continue
+        entry = entries[capture.model]
+        layers = entry.weights.layers if entry.weights is not None else None
+        name = public_name(
+            capture, requests=capture.generation.get("requests", 0), seqs=entry.max_num_seqs, layers=layers
+        )
+        write_public(capture, folder / name)
+
+
+def _default_folder(name: str) -> Path:
+    root = Path(os.environ.get(RESULTS_DIR) or "~/.fastkernels").expanduser() / "captures"
+    return root / f"{datetime.datetime.now(datetime.UTC).strftime('%Y%m%d-%H%M%S')}-{slug(name)}"

@@ -1,0 +1,43 @@
+"""A window in which an SGLang worker replays no graph, and that says which its steps would have run in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fastkernels.serving.graphs import Graphs
+
+ASKED = ("can_run_graph", "can_run")  # by the model runner, before each step: since 0.5.20, and before
+
+
+@contextmanager
+def eager_window(runner: Any) -> Iterator[Graphs]:
+    """Each graph runner of a ``ModelRunner`` says that it cannot run, until the end of the window."""
+    told = Graphs()
+    put: list[tuple[Any, str]] = []
+    for name, held in list(vars(runner).items()):
+        verb = next((v for v in ASKED if callable(getattr(held, v, None))), None)
+        if "graph_runner" not in name or verb is None or verb in vars(held):
+            continue
+        sizes = sorted(getattr(held, "capture_bs", None) or getattr(held, "capture_num_tokens", None) or [])
+        told.sizes = sorted({*told.sizes, *sizes})
+        vars(held)[verb] = _refusing(getattr(held, verb), sizes, told)
+        put.append((held, verb))
+    try:
+        yield told
+    finally:
+        for held, verb in put:
+            vars(held).pop(verb, None)
+
+
+def _refusing(asked: Callable[..., Any], sizes: list[int], told: Graphs) -> Callable[..., bool]:
+    def can_run(batch: Any, *args: Any, **kwargs: Any) -> bool:
+        tokens = len(batch.input_ids)
+        if asked(batch, *args, **kwargs):
+            told.padded[tokens] = next((size for size in sizes if size >= tokens), tokens)
+        elif sizes:
+            told.outside.add(tokens)
+        return False
+
+    return can_run
