@@ -13,7 +13,8 @@ import torch
 from fastkernels.runtime.candidate import DECLARATION
 from fastkernels.tasks import Case, Task, get_task
 from fastkernels.tasks.accuracy import Error, measure, worst
-from tests.tasks.test_tasks import cast, flat
+from fastkernels.tasks.quality import cast
+from fastkernels.tasks.quality import tensors as flat
 
 FOLDER = Path(__file__).parents[2] / "kernels"
 

@@ -12,16 +12,21 @@ import torch
 from fastkernels.tasks.task import Case, Cost, Draw, element_bytes
 
 
-def cases(*, halves: int = 1, prefix: str = "", init: Mapping[str, Any] | None = None) -> Iterator[Case]:
+def cases(
+    *, halves: int = 1, degree: int | None = None, prefix: str = "", init: Mapping[str, Any] | None = None
+) -> Iterator[Case]:
     """Inputs of width ``halves * d``: small, odd, empty, then the ranges in which approximations show.
 
-    ``init`` goes to the constructor; ``prefix`` keeps the names of several families of one task apart.
+    ``init`` goes to the constructor; ``prefix`` keeps the names of several families of one task apart; ``degree`` is
+    the power of the input that outputs grow with, ``halves`` if None: of more than one, float16 holds a smaller range.
     """
     init = init or {}
+    degree = halves if degree is None else degree
 
     def draw(*shape: int, scale: float = 1.0) -> Draw:
         def arguments(g: torch.Generator, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-            return ((torch.randn(*shape[:-1], halves * shape[-1], generator=g) * scale).to(device, dtype),)
+            held = min(max(scale, 1e-2), 30.0) if degree > 1 and dtype == torch.float16 else scale
+            return ((torch.randn(*shape[:-1], halves * shape[-1], generator=g) * held).to(device, dtype),)
 
         return arguments
 

@@ -88,9 +88,9 @@ def cases() -> Iterator[Case]:
 
 
 def cost(module: VocabParallelEmbedding, ids: torch.Tensor) -> Cost:
-    """Ids read and output written once; of the table no more than the output, or all of it, is read."""
-    written = ids.numel() * module.embedding_dim * module.weight.element_size()
-    return Cost(bytes=element_bytes(ids) + written + min(written, element_bytes(module.weight)), flops=0)
+    """Ids read and output written once, and each row of the table that is asked for read once."""
+    row = module.embedding_dim * module.weight.element_size()
+    return Cost(bytes=element_bytes(ids) + (ids.numel() + ids.unique().numel()) * row, flops=0)
 
 
 TASK = Task(

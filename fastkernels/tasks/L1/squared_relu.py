@@ -45,7 +45,7 @@ class Saturates(ReLUSquaredActivation):
 
 def cases() -> Iterator[Case]:
     """The shared activation families."""
-    yield from elementwise.cases()
+    yield from elementwise.cases(degree=2)
 
 
 def cost(module: ReLUSquaredActivation, x: torch.Tensor) -> Cost:

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from fastkernels.tasks.interface import Interface, compute_dtype
 from fastkernels.tasks.task import Case, Cost, Draw, Task, element_bytes
 
+STEPS = 512  # distinct logits, of which a token gets as many as there are experts
+
 
 class TopkSoftmax(Interface):
     """Semantics of vLLM's ``topk_softmax``.
@@ -40,6 +42,7 @@ class Witness(TopkSoftmax):
 
     def forward(self, gating_output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits, ids = gating_output.to(compute_dtype(gating_output)).sort(dim=-1, descending=True)
+        logits = logits - logits[..., :1]
         kept = logits[..., : self.top_k]
         total = (kept if self.renormalize else logits).logsumexp(-1, keepdim=True)
         return torch.exp(kept - total), ids[..., : self.top_k]
@@ -74,9 +77,10 @@ def cases() -> Iterator[Case]:
 
     def draw(tokens: int, experts: int, *, spread: float = 8.0) -> Draw:
         def arguments(g: torch.Generator, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-            # Ranks shuffled within each token: steps of spread / experts stay apart in bfloat16 up to 512 experts.
-            ranks = torch.rand(tokens, experts, generator=g).argsort(dim=-1)
-            return (((ranks / experts - 0.5) * spread).to(device, dtype),)
+            # Each token's own choice of STEPS levels, which stay apart in bfloat16; all of them, and every token would
+            # have the same weights.
+            levels = torch.rand(tokens, STEPS, generator=g).argsort(dim=-1)[:, :experts]
+            return (((levels / STEPS - 0.5) * spread).to(device, dtype),)
 
         return arguments
 
@@ -91,7 +95,7 @@ def cases() -> Iterator[Case]:
         }.items():
             init = {"top_k": top_k, "renormalize": renormalize}
             yield Case(name=name if renormalize else f"{name}_raw", init=init, draw=draw(tokens, experts))
-    yield Case(name="large_values", init={"top_k": 4}, draw=draw(5, 32, spread=400.0))
+    yield Case(name="large_values", init={"top_k": 4}, draw=draw(5, 32, spread=512.0))
     for name, (experts, top_k) in {"mixtral": (8, 2), "qwen3_moe": (128, 8), "gpt_oss": (32, 4)}.items():
         for tokens in (1, 64, 2048, 16384):
             yield Case(name=f"{name}_{tokens}", init={"top_k": top_k}, draw=draw(tokens, experts), production=True)

@@ -163,16 +163,16 @@ def cases() -> Iterator[Case]:
 
 
 def cost(module: SharedExpertMoE, hidden_states: torch.Tensor) -> Cost:
-    """Hidden states in and out once, dense weights once, and of the experts as many as balanced routing reaches."""
+    """Hidden states in and out once, dense weights once, and the experts that a token is routed to."""
     tokens = hidden_states.numel() // hidden_states.shape[-1]
-    experts, top_k = module.experts.w13_weight.shape[0], module.gate.top_k
     expert = sum(p[0].numel() for p in module.experts.parameters())
-    reached = experts * (1 - (1 - top_k / experts) ** tokens)
+    with torch.no_grad():
+        ids = module.gate(hidden_states.flatten(0, -2))[-1]
     dense = [p for n, p in module.named_parameters() if n.startswith("shared_expert")]
     routing = 2 * tokens * module.gate.weight.numel()
-    matrices = top_k * expert + sum(p.numel() for p in dense)
+    matrices = module.gate.top_k * expert + sum(p.numel() for p in dense)
     moved = element_bytes(hidden_states, hidden_states, *dense, *module.gate.parameters())
-    moved += round(reached * expert) * module.experts.w13_weight.element_size()
+    moved += ids.unique().numel() * expert * module.experts.w13_weight.element_size()
     return Cost(bytes=moved, flops=routing + 2 * tokens * matrices)
 
 
