@@ -1,0 +1,1 @@
+"""Command lines of profilers, and the numbers in what they print."""
