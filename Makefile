@@ -7,7 +7,7 @@ ENV = .venv/.made
 NEWEST = .venv-newest/.made
 ENGINES = .venv-vllm/.made .venv-sglang/.made
 WHICH ?= engine and not slow
-ENGINE_TESTS = -P -m pytest -n 0 -m '$(WHICH)' tests/evaluation/conflicts/test_engines.py tests/serving
+ENGINE_TESTS = -P -m pytest -n 0 -m '$(WHICH)' tests/evaluation/conflicts/test_engines.py tests/evaluation/capture tests/serving
 
 env: $(ENV)
 
@@ -42,7 +42,8 @@ gpu-test:
 engine-test: engine-test-vllm engine-test-sglang
 
 engine-test-vllm: .venv-vllm/.made
-	.venv-vllm/bin/python $(ENGINE_TESTS) tests/patches/vllm tests/evaluation/e2e/engines
+	.venv-vllm/bin/python $(ENGINE_TESTS) tests/patches/vllm tests/evaluation/e2e/engines \
+		tests/evaluation/bench/test_baselines.py
 
 engine-test-sglang: .venv-sglang/.made
 	PYTHONPATH=tests/engines/stubs .venv-sglang/bin/python $(ENGINE_TESTS) tests/patches/sglang

@@ -9,11 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastkernels.authoring.create_stubs import create_stubs
+    from fastkernels.authoring.extract import extract
     from fastkernels.errors import CandidateError, EvaluationError, FastkernelsError, PatchError, ServingError
+    from fastkernels.evaluation.bench.bench import bench
+    from fastkernels.evaluation.capture.capture import capture
     from fastkernels.evaluation.conflicts.run import conflicts
     from fastkernels.evaluation.coverage.coverage import coverage
     from fastkernels.evaluation.e2e.evaluate import evaluate
     from fastkernels.evaluation.explain import explain
+    from fastkernels.evaluation.profile.profile import profile
     from fastkernels.patches.patch import Patch, patch, plan
     from fastkernels.patches.report import Report
     from fastkernels.runtime.candidate import Candidate, Supports, candidate
@@ -32,21 +37,31 @@ __all__ = [
     "Report",
     "ServingError",
     "Supports",
+    "bench",
     "candidate",
+    "capture",
     "conflicts",
     "coverage",
+    "create_stubs",
     "evaluate",
     "explain",
+    "extract",
     "patch",
     "plan",
+    "profile",
 ]
 
 _HOMES = {
+    "authoring.create_stubs": ("create_stubs",),
+    "authoring.extract": ("extract",),
     "errors": ("CandidateError", "EvaluationError", "FastkernelsError", "PatchError", "ServingError"),
+    "evaluation.bench.bench": ("bench",),
+    "evaluation.capture.capture": ("capture",),
     "evaluation.conflicts.run": ("conflicts",),
     "evaluation.coverage.coverage": ("coverage",),
     "evaluation.e2e.evaluate": ("evaluate",),
     "evaluation.explain": ("explain",),
+    "evaluation.profile.profile": ("profile",),
     "patches.patch": ("Patch", "patch", "plan"),
     "patches.report": ("Report",),
     "runtime.candidate": ("Candidate", "Supports", "candidate"),

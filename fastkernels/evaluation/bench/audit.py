@@ -1,0 +1,94 @@
+"""What a candidate's code asks of the interpreter, by Python's audit events: a tripwire, not the defence."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+OURS = str(Path(__file__).resolve().parents[2])  # the library's own folder
+BUILDERS = frozenset({
+    "cc", "gcc", "g++", "c++", "clang", "clang++", "nvcc", "ninja", "ptxas", "cuobjdump", "nvdisasm", "ld", "lld",
+    "ldconfig", "which", "where", "uname", "file", "lscpu", "cmake", "ar", "as", "strip", "nm", "objdump", "sh",
+    "cicc", "fatbinary", "cudafe++", "nvidia-smi", "hipcc", "rocminfo",
+})  # fmt: skip
+FOREIGN_MEMORY = re.compile(r"^/proc/[^/]+/(task/[^/]+/)?(mem|maps|pagemap|environ|fd/.*|fdinfo/.*)$")
+TRACING = frozenset({
+    "ptrace", "process_vm_readv", "process_vm_writev", "prctl", "mprotect", "kill", "setitimer", "clock_settime",
+    "pidfd_getfd", "dup2", "PyEval_SetProfile", "PyEval_SetTrace",
+})  # fmt: skip
+SOCKETS = ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.gethostbyname", "urllib.Request")
+PROBES = ("gc.get_objects", "gc.get_referrers", "gc.get_referents", "sys._getframe", "sys._current_frames",
+          "sys._current_exceptions", "sys.settrace", "sys.setprofile")  # fmt: skip
+MOST_EVENTS = 20
+WRITES = ("w", "a", "x", "+")
+
+
+class Audit:
+    """Collects events that no kernel needs. The hook cannot be removed again, and is only set in a child."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self._inside = False
+
+    def install(self) -> None:
+        """From now on; ``events`` is what the candidate did."""
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self._inside:
+            return
+        self._inside = True
+        try:
+            told = self._told(event, arguments)
+            if told is not None and told not in self.events and len(self.events) < MOST_EVENTS:
+                self.events.append(told)
+        finally:
+            self._inside = False
+
+    def _told(self, event: str, arguments: tuple[Any, ...]) -> str | None:
+        if event == "open":
+            path, mode = str(arguments[0]), str(arguments[1])
+            if FOREIGN_MEMORY.match(path) and _by_candidate(3):
+                return f"opened {path}"
+            if path.startswith(OURS) and any(w in mode for w in WRITES):
+                return f"wrote to {path}"
+        elif event in ("subprocess.Popen", "os.posix_spawn", "os.exec", "os.system"):
+            command = arguments[1] if event == "subprocess.Popen" else arguments[0]
+            words = [str(w) for w in command] if isinstance(command, (list, tuple)) else str(command).split()
+            program = Path(words[0]).name.rstrip("0123456789.-") if words else ""
+            if (program not in BUILDERS and _by_candidate(3)) or "pip" in words:
+                return f"started {' '.join(words)[:80]}"
+        elif event in ("os.fork", "os.forkpty", "os.kill", "os.killpg", "signal.pthread_kill"):
+            if _by_candidate(3):
+                return f"{event}{arguments}"
+        elif event in SOCKETS:
+            return f"{event} {arguments[1:2]}"
+        elif event == "ctypes.dlsym" and str(arguments[1]) in TRACING and _by_candidate(3):
+            return f"looked up {arguments[1]}"
+        elif event in PROBES and _by_candidate(3, through=("inspect.py",)):
+            return f"called {event}"
+        elif event in ("compile", "code.__new__") and _by_candidate(3, through=()):
+            name = str(arguments[1])
+            if name.startswith((OURS, STANDARD)) or "-packages" in name:
+                return f"compiled code in the name of {name}"
+        return None
+
+
+def _by_candidate(depth: int, through: tuple[str, ...] | None = None) -> bool:
+    """Whether the code that caused the event lies in a candidate's file. The standard library's frames in between are
+    skipped: all, or those of the files named in ``through``."""
+    frame: Any = _frame(depth)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        standard = name.startswith("<frozen") or (name.startswith(STANDARD) and "-packages" not in name)
+        if standard and (through is None or name.endswith(through)):
+            frame = frame.f_back
+            continue
+        return not (standard or name.startswith(OURS) or "-packages" in name)
+    return False
+
+
+_frame = sys._getframe
+STANDARD = str(Path(re.__file__).resolve().parents[1])

@@ -1,0 +1,198 @@
+"""``python -m fastkernels.evaluation.bench.fork_server FD``: one process that has imported torch and forks children.
+
+A fork of the parent itself would carry its secrets; this one never knew any. CUDA is left alone before the fork."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from typing import IO, Any, Self
+
+from fastkernels.errors import EvaluationError
+from fastkernels.evaluation.bench import process, wire
+
+MODULE = "fastkernels.evaluation.bench.fork_server"
+START_SECONDS = 120.0
+# What a child's environment keeps of the parent's: names, and how names begin.
+KEPT = frozenset({"PATH", "HOME", "USER", "LANG", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "CC", "CXX", "MAX_JOBS"})
+KEPT_PREFIXES = (
+    "LD_", "LC_", "CUDA", "NVIDIA", "NV_", "TORCH", "PYTORCH", "TRITON", "OMP_", "MKL_", "OPENBLAS", "KMP_", "GOMP_",
+    "FASTKERNELS_", "XDG_", "PYTHON", "HF_",
+)  # fmt: skip
+
+
+class Forked:
+    """A child: its process id, the parent's end of its socket, and its output."""
+
+    def __init__(self, pid: int, pipe: socket.socket, log: IO[bytes]) -> None:
+        self.pid, self.pipe, self.log = pid, pipe, log
+
+
+class ForkServer:
+    """The parent's handle on the server. Use it as a context manager: all children end with the block."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._forked: set[int] = set()
+
+    def fork(self) -> Forked:
+        """A new child, which serves orders from now on.
+
+        Raises:
+            EvaluationError: the server does not start or fork.
+        """
+        for attempt in (1, 2):
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            here, there = socket.socketpair()
+            log = tempfile.TemporaryFile()  # noqa: SIM115 - the child's for as long as it lives
+            try:
+                wire.send(self._pipe, b'{"verb": "fork"}', [there.fileno(), log.fileno()])
+                pid = json.loads(wire.receive(self._pipe)[0])["pid"]
+            except (EOFError, OSError) as error:  # a child may have ended it
+                here.close()
+                self.close()
+                if attempt == 2:
+                    raise EvaluationError(
+                        f"bench: what forks the candidates' processes has ended ({error!r})."
+                    ) from error
+            else:
+                self._forked.add(pid)
+                return Forked(pid, here, log)
+            finally:
+                there.close()
+        raise AssertionError("unreachable")
+
+    def strays(self) -> list[str]:
+        """Ends processes that a child left to the server when it died or let go of them; their names."""
+        if self._process is None:
+            return []
+        known = self._forked | {d for pid in self._forked for d in process.descendants(pid)}
+        found = [pid for pid in process.descendants(self._process.pid) if pid not in known]
+        names = [process.name(pid) for pid in found]
+        for pid in found:
+            process.kill(pid)
+        return names
+
+    def ending(self, pid: int) -> int | None:
+        """How the child ended, as of waitpid; None where that is not known."""
+        try:
+            wire.send(self._pipe, json.dumps({"verb": "wait", "pid": pid}).encode())
+            return json.loads(wire.receive(self._pipe)[0])["status"]
+        except (EOFError, OSError):
+            return None
+
+    def _start(self) -> None:
+        here, there = socket.socketpair()
+        here.settimeout(START_SECONDS)
+        kept = {k: v for k, v in os.environ.items() if k in KEPT or k.startswith(KEPT_PREFIXES)}
+        kept |= {"TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", MODULE, str(there.fileno())],
+            stdin=subprocess.DEVNULL,
+            env=kept,
+            pass_fds=[there.fileno()],
+            start_new_session=True,
+        )
+        there.close()
+        self._pipe = here
+        try:
+            wire.receive(here)
+        except (EOFError, OSError) as error:
+            self.close()
+            raise EvaluationError("bench: the process that forks the candidates' did not start; see above.") from error
+
+    def close(self) -> None:
+        """Ends the server, and with it every child."""
+        if self._process is not None:
+            with contextlib.suppress(OSError):
+                self._pipe.close()
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def main() -> None:
+    """Forks a child for each order until the parent closes the socket."""
+    from fastkernels.evaluation.bench.confine import adopt_orphans, confine
+
+    pipe = socket.socket(fileno=int(sys.argv[1]))
+    confine()
+    adopt_orphans()
+    _preload()
+    wire.send(pipe, b"{}")
+    ended: dict[int, int] = {}
+    while True:
+        try:
+            message, descriptors = wire.receive(pipe)
+        except (EOFError, OSError):
+            return
+        order: dict[str, Any] = json.loads(message)
+        if order["verb"] == "fork":
+            pid = os.fork()
+            if pid == 0:
+                pipe.close()
+                _child(*descriptors)
+            wire.close_all(descriptors)
+            reply: dict[str, Any] = {"pid": pid}
+        else:
+            reply = {"status": ended.pop(order["pid"], None)}
+            with contextlib.suppress(ChildProcessError):
+                found, status = os.waitpid(order["pid"], os.WNOHANG)
+                reply = {"status": status if found else None}
+        wire.send(pipe, json.dumps(reply).encode())
+
+
+def _preload() -> None:
+    import importlib.util
+
+    import torch
+    import torch._dynamo  # replaces some of torch's functions when it is first imported
+
+    from fastkernels.evaluation.bench import child  # noqa: F401 - imported for the children
+    from fastkernels.tasks.registry import all_tasks
+
+    torch.set_num_threads(1)  # a pool of threads would not survive the fork
+    all_tasks()
+    # Without CUDA a candidate may ask for Triton's interpreter, which is decided when Triton is first imported.
+    if torch.version.cuda is not None and importlib.util.find_spec("triton") is not None:
+        import triton
+        import triton.runtime.interpreter
+        import triton.runtime.jit  # noqa: F401
+    gc.collect()
+    gc.freeze()
+
+
+def _child(pipe_descriptor: int, log_descriptor: int) -> None:
+    from fastkernels.evaluation.bench.child import serve
+    from fastkernels.evaluation.bench.confine import confine
+
+    status = 1
+    try:
+        os.setsid()
+        for standard in (1, 2):
+            os.dup2(log_descriptor, standard)
+        os.close(log_descriptor)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends children itself
+        confine()
+        serve(socket.socket(fileno=pipe_descriptor))
+        status = 0
+    finally:
+        os._exit(status)  # nothing that the candidate left behind may run at exit
+
+
+if __name__ == "__main__":
+    main()

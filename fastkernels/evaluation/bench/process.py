@@ -1,0 +1,102 @@
+"""What the parent sees of a child from outside: its state, its CPU time, its threads and what descends from it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+STOP_SECONDS = 5.0
+POLL_SECONDS = 2e-5
+LIMITS = sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")})
+
+
+def stop(pid: int) -> None:
+    """Halts the process with all its threads; returns once it stands still."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + STOP_SECONDS
+    while state(pid) not in ("T", "t", "Z", "X", "") and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
+def resume(pid: int) -> None:
+    """Lets the process go on."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGCONT)
+
+
+def kill(pid: int) -> None:
+    """Ends the process, if it is still there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def privileges(pid: int) -> tuple[object, ...]:
+    """What decides how much of the machine a process gets: niceness, scheduler, the CPUs it may use, its limits."""
+    try:
+        limits = tuple(resource.prlimit(pid, which) for which in LIMITS)
+        cpus = tuple(sorted(os.sched_getaffinity(pid)))
+        return os.getpriority(os.PRIO_PROCESS, pid), os.sched_getscheduler(pid), cpus, limits
+    except (OSError, AttributeError):
+        return ()
+
+
+def name(pid: int) -> str:
+    """The process's command name."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return str(pid)
+
+
+def state(pid: int) -> str:
+    """The process's state letter; empty where there is none."""
+    return (_fields(pid) or [""])[0]
+
+
+def descendants(pid: int) -> list[int]:
+    """Living processes that the process started, directly or not."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            fields = _fields(int(entry))
+            if fields and fields[0] != "Z":
+                children.setdefault(int(fields[1]), []).append(int(entry))
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """Time on a CPU of all the process's threads, by the scheduler's own account; 0 where it keeps none."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                total += int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+def waited_seconds(pid: int | None) -> float:
+    """Time for which the process's main thread could have run and was given no CPU; of this very thread for None."""
+    where = "/proc/thread-self/schedstat" if pid is None else f"/proc/{pid}/schedstat"
+    try:
+        return int(Path(where).read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def _fields(pid: int) -> list[str]:
+    """Of /proc/PID/stat, from the state on."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []

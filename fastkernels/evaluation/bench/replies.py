@@ -1,0 +1,69 @@
+"""What the parent makes of a child's replies: copies of its own, and words that can only count against the child."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fastkernels.errors import EvaluationError
+from fastkernels.evaluation.bench.shared import Place
+
+
+class RunnerFailed(EvaluationError):
+    """A child did not do what it was told: ``code`` is the catalogue's, ``detail`` what was seen."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code, self.detail = code, detail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Called:
+    """One call as the parent has it: the outputs are its own copies, ``facts`` the child's words about each."""
+
+    outputs: Any
+    facts: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One timed batch: ``wall`` seconds by the parent's clock, ``cpu`` those of all the child's threads on a processor,
+    ``events`` those of its CUDA events."""
+
+    calls: int
+    wall: float
+    cpu: float
+    events: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What a call ran: the implementation's ``own`` kernels out of those that it ``brings``, and all ``kernels``."""
+
+    own: tuple[str, ...]
+    brings: tuple[str, ...]
+    kernels: tuple[str, ...]
+    kernel_seconds: float | None
+    delegates: bool
+
+
+def plausible(told: Mapping[str, Any], outputs: Sequence[Place]) -> None:
+    """Raises ValueError where an output is said to be in shared memory that does not fit there."""
+    for i, (fact, copied) in enumerate(zip(told["tensors"], told["copied"], strict=True)):
+        if copied and (i >= len(outputs) or tuple(fact["shape"]) != outputs[i].shape):
+            raise ValueError(f"output {i} does not fit where it is said to be")
+
+
+def absent(fact: Mapping[str, Any]) -> torch.Tensor:
+    """Stands for an output that does not fit the reference's: its shape and dtype without any contents.
+
+    Raises:
+        ValueError: no shape or dtype.
+    """
+    dtype = getattr(torch, str(fact["dtype"]), None)
+    if not isinstance(dtype, torch.dtype) or len(fact["shape"]) > 64:
+        raise ValueError(f"an output of dtype {fact['dtype']}")
+    return torch.empty([int(size) for size in fact["shape"]], dtype=dtype, device="meta")

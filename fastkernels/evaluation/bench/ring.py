@@ -1,0 +1,143 @@
+"""The arguments of timed calls: one slot for each call of a batch, its contents new in every batch.
+
+No slot is used twice in a batch, so that there is nothing a cache of results could be asked for twice."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from fastkernels.evaluation.bench.inputs import clone
+from fastkernels.evaluation.bench.shared import Place, aligned, place
+from fastkernels.evaluation.bench.site import JITTER, Site
+
+DRAWS = 4  # of the case, on which the contents are based
+MOST_REDRAWN_BYTES = 1 << 20  # of arguments with integers, which are drawn anew for every batch
+
+
+class Ring:
+    """``slots`` copies of a case's arguments in shared memory, tensor by tensor: one operation renews all slots."""
+
+    def __init__(self, site: Site, slots: int) -> None:
+        self.site, self.slots = site, slots
+        self._generator = torch.Generator(device=site.device).manual_seed(secrets.randbits(62))
+        single, size = place(site.referee.draw(secrets.randbits(62)))
+        self._first = [p for p in pytree.tree_leaves(single) if isinstance(p, Place)]
+        self._bases = self._drawn()
+        floats = [p for p in self._first if p.dtype.is_floating_point and p.shape]
+        # Rows that go with rows of numbers, or all there is: other integers (offsets, tables) mean what they are.
+        self._rows = {p.shape[0] for p in floats or self._first if p.shape}
+        self._redrawn = len(floats) < len(self._first) and size <= MOST_REDRAWN_BYTES
+        self.blocks: list[Place] = []  # of all slots of one tensor, as (slots, elements)
+        starts, end = [], 0
+        for where in self._first:
+            step = max(aligned(where.span * where.dtype.itemsize), 1) // where.dtype.itemsize
+            shape = (slots, where.span)
+            self.blocks.append(Place(offset=end, shape=shape, stride=(step, 1), dtype=where.dtype))
+            starts.append((end, step * where.dtype.itemsize))
+            end = aligned(end + slots * step * where.dtype.itemsize)
+        self.arena = site.memory.arena("inputs", end)
+        self.places = [self._slot(single, starts, i) for i in range(slots)]
+        self.renew()
+
+    @staticmethod
+    def bytes_of_slot(arguments: Any) -> int:
+        """Shared memory that one slot takes."""
+        return place(arguments)[1]
+
+    def renew(self) -> None:
+        """New contents in every slot: a draw of the case, each float moved, rows of integers in another order."""
+        if self._redrawn:
+            self._bases = self._drawn()
+        for block, values in zip(self.blocks, self._values(), strict=True):
+            if values.numel():
+                self.arena.view(block).copy_(values)
+
+    def prepared(self, slots: list[int]) -> Callable[[], None]:
+        """New contents for some slots, made now; what is returned writes them, an operation for each tensor."""
+        index = torch.tensor(slots, device=self.site.device)
+        found = [
+            (self.arena.view(block), values[index].clone())
+            for block, values in zip(self.blocks, self._values(), strict=True)
+            if values.numel()
+        ]
+
+        def write() -> None:
+            for view, values in found:
+                view.index_copy_(0, index, values)
+
+        return write
+
+    def _values(self) -> list[torch.Tensor]:
+        pick = torch.randint(DRAWS, (self.slots,), generator=self._generator, device=self.site.device)
+        orders: dict[int, torch.Tensor] = {}
+        found = []
+        for where, base in zip(self._first, self._bases, strict=True):
+            values = base[pick]
+            if base.is_floating_point():
+                noise = torch.empty(values.shape, device=values.device).uniform_(*JITTER, generator=self._generator)
+                values = (values * noise).to(base.dtype)
+            elif base.dtype != torch.bool and where.shape and where.shape[0] in self._rows and 0 not in where.stride:
+                order = orders.setdefault(where.shape[0], self._order(where.shape[0]))
+                values = _reordered(values, where, order) if base.numel() else values
+            found.append(values)
+        return found
+
+    def _order(self, rows: int) -> torch.Tensor:
+        """A permutation of rows for each slot, the same for all tensors that have as many."""
+        return torch.rand((self.slots, rows), generator=self._generator, device=self.site.device).argsort(dim=1)
+
+    def _drawn(self) -> list[torch.Tensor]:
+        seeds = torch.randint(2**62, (DRAWS,), generator=self._generator, device=self.site.device).tolist()
+        draws = [self.site.referee.draw(s) for s in seeds]
+        return [torch.stack([_stored(d, i, where) for d in draws]) for i, where in enumerate(self._first)]
+
+    def contents(self, slot: int) -> Any:
+        """A copy of one slot's arguments (packed)."""
+        return clone(self.arena.views(self.places[slot]))
+
+    def some(self) -> list[Any]:
+        """The contents of a few slots."""
+        return [self.contents(slot) for slot in range(min(self.slots, DRAWS))]
+
+    def scribble(self) -> None:
+        """Makes every input useless: what was not computed by now can no longer be computed."""
+        for where in self.blocks:
+            if where.dtype.is_floating_point:
+                self.arena.view(where).fill_(float("nan"))
+            else:
+                self.arena.view(where).zero_()
+
+    def _slot(self, tree: Any, starts: list[tuple[int, int]], index: int) -> Any:
+        counter = iter(starts)
+
+        def one(where: Place) -> Place:
+            start, step = next(counter)
+            return replace(where, offset=start + index * step)
+
+        return pytree.tree_map_only(Place, one, tree)
+
+
+def _stored(draw: Any, index: int, where: Place) -> torch.Tensor:
+    """The elements of one tensor of a draw as they lie in memory, gaps included, (span,)."""
+    tensor = [t for t in pytree.tree_leaves(draw) if isinstance(t, torch.Tensor)][index]
+    flat = torch.zeros(where.span, dtype=where.dtype, device=tensor.device)
+    if where.span:
+        stride = where.stride
+        once = tuple(1 if step == 0 else size for size, step in zip(where.shape, stride, strict=True))
+        torch.as_strided(flat, once, stride).copy_(torch.as_strided(tensor, once, tensor.stride()))
+    return flat
+
+
+def _reordered(values: torch.Tensor, where: Place, order: torch.Tensor) -> torch.Tensor:
+    """Each slot's rows in an order of its own; ``values`` (slots, span) as they lie in memory."""
+    found = values.clone()
+    strided = (len(values), *where.shape), (where.span, *where.stride)
+    rows = torch.as_strided(values, *strided)
+    torch.as_strided(found, *strided).copy_(rows[torch.arange(len(values), device=values.device)[:, None], order])
+    return found

@@ -1,0 +1,137 @@
+"""One case in one dtype on one device, as the parent holds it: the reference, its parameters, and shared memory."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from fastkernels.evaluation.bench.inputs import Referee
+from fastkernels.evaluation.bench.judge import same_bits
+from fastkernels.evaluation.bench.outputs import described, tensors_of
+from fastkernels.evaluation.bench.packed import unpack
+from fastkernels.evaluation.bench.runner import Runner
+from fastkernels.evaluation.bench.shared import Arena, Place, place
+from fastkernels.tasks import Task
+from fastkernels.tasks.task import Case
+
+JITTER = (0.75, 1.25)  # what refreshed values are multiplied by: signs, zeros and infinities stay
+
+
+class Memory:
+    """The arenas of a run. They only grow, so that pointers stay the same from case to case; no secret lies in them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._pool = torch.cuda.MemPool() if device.type == "cuda" else None
+        self._arenas: dict[str, Arena] = {}
+
+    def arena(self, name: str, count: int) -> Arena:
+        """The arena called ``name``, of ``count`` bytes at least."""
+        old = self._arenas.get(name)
+        if old is None or old.size < count:
+            if old is not None:
+                old.close()
+            self._arenas[name] = Arena.new(count, self.device, pool=self._pool)
+        return self._arenas[name]
+
+    def counter(self) -> Arena:
+        """Where a child tells its position in a batch: always in the host's memory."""
+        if "counter" not in self._arenas:
+            self._arenas["counter"] = Arena.new(8, torch.device("cpu"))
+        return self._arenas["counter"]
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        for arena in self._arenas.values():
+            arena.close()
+        self._arenas.clear()
+
+
+class Site:
+    """What every implementation of one case is given, and what the parent keeps to itself."""
+
+    def __init__(self, task: Task, case: Case, dtype: torch.dtype, memory: Memory, seed: int) -> None:
+        self.task, self.case, self.dtype, self.memory, self.device = task, case, dtype, memory, memory.device
+        self.reference = task.build(case, seed=seed, device=self.device, dtype=dtype).requires_grad_(False)
+        self.values = dict(self.reference.named_parameters())
+        self.originals = {name: p.detach().clone() for name, p in self.values.items()}
+        self.parameters, end = place({n: p.detach().contiguous() for n, p in self.values.items()})
+        self._parameter_arena = memory.arena("parameters", end)
+        self.publish()
+        bound = inspect.signature(task.interface).bind(**case.init)
+        bound.apply_defaults()
+        self.facts = dict(bound.arguments)
+        self._referee: Referee | None = None
+
+    def publish(self) -> None:
+        """Writes the parameters to the shared memory."""
+        self._parameter_arena.write(self.parameters, {n: p.detach() for n, p in self.values.items()})
+
+    def refresh(self, generator: torch.Generator) -> None:
+        """New parameter values, in the reference and behind the pointers that the children have."""
+        for name, value in self.values.items():
+            if value.is_floating_point():
+                noise = torch.empty(value.shape, device=self.device).uniform_(*JITTER, generator=generator)
+                value.data.copy_(self.originals[name] * noise)
+        self.publish()
+        self._referee = None
+
+    def parameters_intact(self) -> bool:
+        """Whether the shared parameters still are what was published."""
+        shared = self._parameter_arena.views(self.parameters)
+        return same_bits(shared, {n: p.detach() for n, p in self.values.items()})
+
+    @property
+    def referee(self) -> Referee:
+        """The reference in the bench's dtype and in float64, over the present parameters."""
+        if self._referee is None:
+            self._referee = Referee(
+                self.task, self.case, dtype=self.dtype, device=self.device, seed=0, reference=self.reference
+            )
+        return self._referee
+
+    def lend(self, runner: Runner) -> None:
+        """Builds the implementation in its child, over the shared parameters.
+
+        Raises:
+            RunnerFailed: BUILD_ERROR, or SKIPPED where it declines the site.
+        """
+        runner.attach("parameters", self._parameter_arena)
+        runner.build(self.case.init, self.facts, self.dtype, self.parameters)
+
+    def give(self, runner: Runner, arguments: Any) -> Any:
+        """Writes arguments to the shared memory; their places there."""
+        places, end = place(arguments)
+        arena = self.memory.arena("inputs", end)
+        runner.attach("inputs", arena)
+        arena.write(places, arguments)
+        return places
+
+    def outputs_for(self, runner: Runner, expected: Sequence[Any]) -> list[list[Place]]:
+        """Places for the outputs of several calls, each as the reference returned them."""
+        found, end = [], 0
+        for one in expected:
+            places, end = place([t.detach().contiguous() for t in tensors(one)], start=end)
+            found.append(places)
+        runner.attach("outputs", self.memory.arena("outputs", end))
+        return found
+
+    def given(self, places: Any) -> Any:
+        """The shared arguments as they are now, as views."""
+        return self.memory.arena("inputs", 0).views(places)
+
+    def own_sharing(self, arguments: Any) -> list[set[str]]:
+        """Whose memory each of the reference's own outputs shares: what a candidate may do too."""
+        plain = unpack(arguments)
+        with torch.no_grad():
+            found = tensors_of(self.reference(*plain))
+        return [set(fact["shares"]) for fact in described(found, plain, self.values)]
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors in a nested value, in order."""
+    return [t for t in pytree.tree_leaves(value) if isinstance(t, torch.Tensor)]

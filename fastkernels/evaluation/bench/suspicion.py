@@ -1,0 +1,46 @@
+"""What times say against a candidate: work after the clock, more processors than it was given, clocks that differ."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING
+
+import torch
+
+from fastkernels.evaluation.bench.result import Failure
+
+if TYPE_CHECKING:
+    from fastkernels.evaluation.bench.timed import Bed, Contest
+
+# What a difference must exceed to be held against a candidate.
+LATE_SHARE, LATE_SECONDS = 0.5, 1e-3
+CPUS_SLACK = 1.5
+EVENTS_SHARE, EVENTS_LEAST_SECONDS = 0.8, 2e-3
+WHERE = "timed calls"
+
+
+def suspicions(bed: Bed, contest: Contest, suspect: str, trusted: str) -> list[Failure]:
+    """Failures that these rounds suggest; the caller measures again before it believes them."""
+    mine, other = contest.times[suspect], contest.times[trusted]
+    found = []
+    calls = mine.batches[0].calls
+    usual = statistics.median(other.collect)
+    late = statistics.median(mine.collect) - usual
+    if late > LATE_SECONDS + usual + LATE_SHARE * calls * statistics.median(other.per_call(contest.fixed)):
+        detail = f"handing over the outputs of {calls} calls took {late * 1e6:.0f} us longer than the reference's"
+        found.append(Failure(code="LATE_WORK", where=WHERE, detail=detail))
+    if bed.site.device.type == "cpu":
+        busy = statistics.median(b.cpu / b.wall for b in mine.batches)
+        if busy > CPUS_SLACK * torch.get_num_threads():
+            detail = f"{busy:.1f} CPUs were busy, it was given {torch.get_num_threads()}"
+            found.append(Failure(code="CLOCK_MISMATCH", where=WHERE, detail=detail))
+        return found
+    if bed.mode == "graph":
+        return found  # of short graphs the gaps between replays are on both clocks
+    shares = [(b.events or 0.0) / (b.wall - contest.fixed) for b in mine.batches]
+    if statistics.median(b.wall for b in mine.batches) > EVENTS_LEAST_SECONDS:
+        share = statistics.median(shares)
+        if share < EVENTS_SHARE:
+            detail = f"CUDA events told {share:.0%} of the wall clock's time: work beside the current stream"
+            found.append(Failure(code="CLOCK_MISMATCH", where=WHERE, detail=detail))
+    return found

@@ -1,0 +1,247 @@
+"""How long does a call take? Batches of all contestants in turn, by the parent's clock, on contents nobody has seen.
+
+Only one child runs at a time; the others stand still. What a batch returned is picked from and judged afterwards."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from fastkernels.errors import EvaluationError
+from fastkernels.evaluation.bench.inputs import Drawn, tensors
+from fastkernels.evaluation.bench.judge import judge_drawn
+from fastkernels.evaluation.bench.judged import Judged, unlike_tensors
+from fastkernels.evaluation.bench.replies import Batch, Called, RunnerFailed
+from fastkernels.evaluation.bench.result import Failure, Mode, Timing
+from fastkernels.evaluation.bench.ring import Ring
+from fastkernels.evaluation.bench.runner import Runner
+from fastkernels.evaluation.bench.site import Site
+from fastkernels.evaluation.bench.suspicion import suspicions
+from fastkernels.evaluation.bench.trap import trapped
+from fastkernels.evaluation.statistics import median_ratio
+
+BATCH_SECONDS = {"cpu": 0.02, "cuda": 0.01}
+MOST_CALLS, MOST_GRAPHS, LEAST_CALLS = 4096, 128, 16  # of a batch; the least where memory allows
+MOST_INPUT_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
+MOST_OUTPUT_BYTES = {"cpu": 64 << 20, "cuda": 4 << 30}
+PICKS = 2  # calls of each batch whose outputs are judged
+CACHES_FLUSHED = 3  # times the last-level cache that is written before a batch
+WARM_CALLS = (1, 16, 16)
+MOST_REPEATS = 2  # of the whole contest, where it was noisy or something is to be confirmed
+TOO_NOISY = 2.0  # upper over lower end of an interval
+
+
+@dataclass(kw_only=True)
+class Times:
+    """One contestant's batches, one a round, and the seconds that handing over their outputs took."""
+
+    batches: list[Batch] = field(default_factory=list)
+    collect: list[float] = field(default_factory=list)
+
+    def per_call(self, fixed: float) -> list[float]:
+        """Seconds of a call in each round: a batch less what a batch without calls takes."""
+        return [max(b.wall - fixed, b.wall / 10) / b.calls for b in self.batches]
+
+    def timing(self, fixed: float) -> Timing:
+        """Median and its interval."""
+        values = self.per_call(fixed)
+        found = median_ratio(values, [1.0] * len(values))
+        events = [b.events / b.calls for b in self.batches if b.events is not None]
+        return Timing(
+            seconds=found.value,
+            low=found.low,
+            high=found.high,
+            event_seconds=statistics.median(events) if events else None,
+        )
+
+
+@dataclass(kw_only=True)
+class Contest:
+    """All contestants' times; ``empty`` are batches without calls of a trusted one: the costs that are not a call's."""
+
+    times: Mapping[str, Times]
+    empty: list[float] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def fixed(self) -> float:
+        """Seconds of a batch without calls."""
+        return statistics.median(self.empty)
+
+    def noisy(self) -> bool:
+        """Whether some contestant's interval says next to nothing."""
+        found = [t.timing(self.fixed) for t in self.times.values()]
+        return any(t.high > TOO_NOISY * t.low for t in found)
+
+
+class Bed:
+    """The timed part of one case: contestants by name, of which ``suspect`` is not trusted."""
+
+    def __init__(
+        self,
+        site: Site,
+        runners: Mapping[str, Runner],
+        *,
+        suspect: str | None,
+        judged: Judged,
+        mode: Mode = "eager",
+    ) -> None:
+        self.mode, self.notes = mode, list[str]()
+        self.site, self.runners, self.suspect, self.judged = site, dict(runners), suspect, judged
+        self.chance = random.Random(secrets.randbits(64))
+        self._generator = torch.Generator(device=site.device).manual_seed(secrets.randbits(62))
+        self._may_scribble = not site.task.mutates and not any(judged.sharing)
+        self._flush: torch.Tensor | None = None
+        self.failures: list[Failure] = []
+        self.counter = site.memory.counter()
+        slot = max(Ring.bytes_of_slot(site.referee.draw(0)), 1)
+        few = int(MOST_INPUT_BYTES[site.device.type] / slot)
+        self.ring = Ring(site, max(1, min(max(WARM_CALLS), few)))
+        like = self.expected(0, "size")
+        if like is None:
+            raise EvaluationError(f"{site.task.name} {site.case.name}: the reference does not take its own draw.")
+        self.like = like.expected
+
+    def estimates(self) -> dict[str, float]:
+        """Seconds of a call of each contestant, roughly; sets up the ring for the contest.
+
+        Raises:
+            RunnerFailed: a contestant fails in a batch.
+        """
+        self.bind(self.ring.slots)
+        found = {}
+        for name in self.runners:
+            batches = [self.batch(name, min(calls, self.ring.slots)) for calls in WARM_CALLS]
+            found[name] = max(min(b.wall / b.calls for b in batches[1:]), 1e-7)
+        return found
+
+    def contest(self, estimates: Mapping[str, float], rounds: int) -> Contest:
+        """A batch of every contestant in each round, the order turned around from round to round.
+
+        Once more, longer, where that was noisy or speaks against the suspect: that must be seen twice.
+
+        Raises:
+            RunnerFailed: a contestant fails in a batch.
+        """
+        calls = self._calls(min(estimates.values()))
+        self.bind(calls)
+        for name in self.runners:  # warm: allocator, caches
+            self.batch(name, calls)
+        trusted = next(n for n in self.runners if n != self.suspect)
+        doubts: list[Failure] = []
+        for repeat in range(1 + MOST_REPEATS):
+            contest = self._rounds(calls, rounds * (1 + repeat), trusted)
+            found = [] if self.suspect is None else suspicions(self, contest, self.suspect, trusted)
+            doubts = found if repeat == 0 else [f for f in found if f.code in {d.code for d in doubts}]
+            if self.failures or not (doubts or contest.noisy()):
+                break
+        if self.suspect is not None and not self.failures:
+            self.failures += trapped(self, self.suspect)
+        contest.failures = self.failures + doubts
+        return contest
+
+    def _rounds(self, calls: int, rounds: int, trusted: str) -> Contest:
+        contest = Contest(times={name: Times() for name in self.runners})
+        for turn in range(rounds):
+            self.batch(trusted, min(WARM_CALLS[-1], calls))
+            contest.empty.append(self.batch(trusted, 0).wall)
+            for name in list(self.runners) if turn % 2 == 0 else reversed(self.runners):
+                self.batch(name, min(WARM_CALLS[-1], calls))  # all start as warm as each other
+                collects = contest.times[name] if name in (self.suspect, trusted) else None
+                contest.times[name].batches.append(self.batch(name, calls, collects))
+        return contest
+
+    def bind(self, slots: int) -> None:
+        """Gives every contestant the arguments of so many calls; one that the mode does not take leaves."""
+        if slots != self.ring.slots:
+            self.ring = Ring(self.site, slots)
+        for name, runner in list(self.runners.items()):
+            try:
+                runner.attach("counter", self.counter)
+                runner.attach("inputs", self.ring.arena)
+                runner.bind(self.ring.places, self.mode)
+            except RunnerFailed as error:
+                if self.mode == "eager" or not runner.alive:
+                    raise
+                self.notes.append(f"{name}, {self.mode}: {error.detail.splitlines()[0][:160]}")
+                del self.runners[name]
+            runner.stop()
+
+    def _calls(self, seconds: float) -> int:
+        """Calls of a batch: it lasts long enough, and no memory is short."""
+        kind = self.site.device.type
+        outputs = sum(t.numel() * t.element_size() for t in tensors(self.like))
+        slot = max(Ring.bytes_of_slot(self.ring.contents(0)), 1)
+        room = min(MOST_INPUT_BYTES[kind] / slot, MOST_OUTPUT_BYTES[kind] / max(outputs, 1))
+        wanted = BATCH_SECONDS[kind] / seconds
+        most = MOST_GRAPHS if self.mode == "graph" else MOST_CALLS
+        return max(1, int(min(max(wanted, LEAST_CALLS), room, most)))
+
+    def batch(self, name: str, calls: int, times: Times | None = None) -> Batch:
+        """One batch: contents are written while every child stands still, then the clock runs."""
+        runner = self.runners[name]
+        self.renew()
+        slots = self.chance.sample(range(self.ring.slots), calls)
+        try:
+            batch = runner.timed(slots)
+        except RunnerFailed as error:
+            if name == self.suspect:
+                raise
+            code = "TAMPERED" if "SIGKILL" in error.detail else error.code  # nobody here sends one
+            raise RunnerFailed(code, f"while the baseline {name} was timed: {error.detail}") from error
+        runner.stop()
+        if times is not None:
+            self._collect(name, slots, times)
+            runner.stop()
+        return batch
+
+    def renew(self) -> None:
+        """New contents everywhere, while every child stands still."""
+        self.site.refresh(self._generator)
+        self.ring.renew()
+        self._evict()
+
+    def _collect(self, name: str, slots: list[int], times: Times) -> None:
+        """All outputs of the batch, after its inputs were made useless; the parent then judges some of them."""
+        picks = self.chance.sample(range(len(slots)), min(PICKS, len(slots))) if name == self.suspect else []
+        drawn = [self.expected(slots[p], f"timed call {p + 1} of {len(slots)}") for p in picks]
+        if self._may_scribble:
+            self.ring.scribble()
+            self._synchronize()
+        runner = self.runners[name]
+        outputs = self.site.outputs_for(runner, [self.like] * len(slots))
+        collected = runner.collect(slots, outputs)
+        times.collect.append(collected.seconds)
+        for pick, one in zip(picks, drawn, strict=True):
+            self._judge_pick(one, collected.pick(pick))
+
+    def expected(self, slot: int, name: str) -> Drawn | None:
+        """What the reference says of a slot's present contents."""
+        return self.site.referee.expect(self.ring.contents(slot), name=name)
+
+    def _judge_pick(self, one: Drawn | None, got: Called) -> None:
+        if one is None:
+            return
+        found = judge_drawn(one, got.outputs, None, task=self.site.task, dtype=self.site.dtype).failures
+        found = found + unlike_tensors(got, self.judged.sharing, one.name)
+        self.failures += [Failure(code="TIMED_WRONG", where=f.where, detail=f.detail) for f in found[:1]]
+
+    def _evict(self) -> None:
+        """On CUDA the caches hold none of the new contents when the clock starts."""
+        if self.site.device.type == "cuda":
+            from fastkernels.evaluation.bench.roofline import cache_bytes
+
+            if self._flush is None:
+                count = CACHES_FLUSHED * cache_bytes(self.site.device)
+                self._flush = torch.empty(count, dtype=torch.uint8, device=self.site.device)
+            self._flush.zero_()
+        self._synchronize()
+
+    def _synchronize(self) -> None:
+        if self.site.device.type == "cuda":
+            torch.cuda.synchronize(self.site.device)

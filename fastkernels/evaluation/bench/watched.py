@@ -1,0 +1,42 @@
+"""Did the candidate do the work itself? What ran is seen in one call; a second one goes without its kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastkernels.evaluation.bench.inputs import tensors
+from fastkernels.evaluation.bench.judge import judge_drawn
+from fastkernels.evaluation.bench.replies import Observed, RunnerFailed
+from fastkernels.evaluation.bench.result import Failure
+from fastkernels.evaluation.bench.runner import Runner
+from fastkernels.evaluation.bench.site import Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """What one call ran, and what speaks against it."""
+
+    observed: Observed
+    failures: tuple[Failure, ...] = ()
+
+
+def watched(runner: Runner, ghost: Runner | None, site: Site, seed: int) -> Watched | None:
+    """Observes one call; where it launches kernels of its own, repeats it in ``ghost``, a process of its own, without
+    them: outputs that are right all the same were not computed by them. None where there is nothing to call it on."""
+    drawn = site.referee.expect(site.referee.draw(seed), name="observed")
+    if drawn is None or not any(t.numel() for t in tensors(drawn.expected)):
+        return None
+    site.outputs_for(runner, [drawn.expected])
+    observed = runner.observe(site.give(runner, drawn.arguments))
+    if not observed.own or ghost is None:
+        return Watched(observed=observed)
+    try:
+        site.lend(ghost)
+        (outputs,) = site.outputs_for(ghost, [drawn.expected])
+        called, stopped = ghost.ghost(site.give(ghost, drawn.arguments), outputs)
+    except RunnerFailed:
+        return Watched(observed=observed)  # it needs its kernels
+    if not stopped or judge_drawn(drawn, called.outputs, None, task=site.task, dtype=site.dtype).failures:
+        return Watched(observed=observed)
+    detail = f"the outputs are right without {', '.join(stopped)}"
+    return Watched(observed=observed, failures=(Failure(code="GHOST", where=drawn.name, detail=detail),))
