@@ -6,12 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fastkernels.errors import ServingError
 from fastkernels.serving.graphs import Graphs
 
 
 @contextmanager
 def eager_window(worker: Any) -> Iterator[Graphs]:
-    """Compiled parts of the model run their own forward, and no graph is replayed, until the end of the window."""
+    """Compiled parts of the model run their own forward, and no graph is replayed, until the end of the window.
+
+    Raises:
+        ServingError: graphs are chosen elsewhere than by the runner's dispatcher.
+    """
     from vllm.config import CUDAGraphMode
     from vllm.forward_context import BatchDescriptor
 
@@ -19,6 +24,11 @@ def eager_window(worker: Any) -> Iterator[Graphs]:
     told = Graphs(sizes=sorted(compilation.cudagraph_capture_sizes or []))
     compiled = [part for part in worker.get_model().modules() if vars(part).get("do_not_compile") is False]
     dispatcher = getattr(worker.model_runner, "cudagraph_dispatcher", None)
+    if dispatcher is None and compilation.cudagraph_mode not in (None, CUDAGraphMode.NONE):
+        raise ServingError(
+            "capture: this vLLM chooses its graphs where fastkernels does not look, and replays would not be seen. "
+            "Start the engine with enforce_eager=True."
+        )
 
     def dispatch(num_tokens: int, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         mode, descriptor = type(dispatcher).dispatch(dispatcher, num_tokens, *args, **kwargs)

@@ -44,10 +44,6 @@ class Peaks:
         """Bytes a second of a working set that no cache holds."""
         return self.bandwidth[-1][1]
 
-    def bandwidth_at(self, bytes: int) -> float:
-        """The rate at which ``share`` counts a working set: memory's, since the bench's inputs are cold."""
-        return self.memory_bandwidth
-
     @property
     def cache_bandwidth(self) -> float:
         """The best rate seen, bytes a second."""

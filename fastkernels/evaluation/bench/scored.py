@@ -68,8 +68,7 @@ def below_roofline(site: Site, fields: dict[str, Any]) -> list[Failure]:
     cost = Cost(bytes=fields["bytes"], flops=fields["flops"])
     peaks = measured_peaks(site.device, site.dtype).raised(cost, trusted)
     fields["roofline_share"] = peaks.share(cost, timing.seconds)
-    memory, compute = cost.bytes / peaks.bandwidth_at(cost.bytes), cost.flops / peaks.flops
-    fields["bound"] = "memory" if memory >= compute else "compute"
+    fields["bound"] = peaks.bound(cost)
     if not peaks.impossible(cost, timing.high):
         return []
     detail = f"{timing.high * 1e6:.2f} us a call at most, the device needs {peaks.floor_seconds(cost) * 1e6:.2f} us"

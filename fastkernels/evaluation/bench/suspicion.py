@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fastkernels.evaluation.bench.timed import Bed, Contest
 
 # What a difference must exceed to be held against a candidate.
-LATE_SHARE, LATE_SECONDS = 0.5, 1e-3
+LATE_SHARE, LATE_SECONDS = 0.15, 1e-3
 CPUS_SLACK = 1.5
 EVENTS_SHARE, EVENTS_LEAST_SECONDS = 0.8, 2e-3
 WHERE = "timed calls"

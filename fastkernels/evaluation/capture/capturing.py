@@ -45,6 +45,7 @@ class Capturing:
         self._recorder: Recorder | None = None
         self.graph: GraphCheck | None = None
         self._stack = contextlib.ExitStack()
+        self._folder: Path | None = None
 
     def __enter__(self) -> Self:
         if any(t.is_meta for t in self.model.parameters()):
@@ -62,8 +63,8 @@ class Capturing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._require().remove()  # first: refused where something stands on top, and all is then as within
         self._stack.close()
-        self._require().remove()
         if kind is None and self.out is not None:
             self.save(self.out)
 
@@ -94,7 +95,7 @@ class Capturing:
         if not recorder.root_calls and not any(s.variants for s in recorder.sites()):
             notes.append("nothing was seen: no call reached the model eagerly")
         store = recorder.store
-        return Capture(
+        found = Capture(
             **{
                 "model": self._name or getattr(config, "_name_or_path", "") or type(self.model).__name__,
                 "cls": type(self.model).__name__,
@@ -120,10 +121,13 @@ class Capturing:
             }
             | self._told
         )
+        found._folder = self._folder
+        return found
 
     def save(self, folder: str | Path) -> Capture:
         """Writes ``capture.json``, ``values.safetensors`` and ``report.md`` into a folder."""
-        return save_capture(self.result, Path(folder).expanduser(), self._require().store)
+        self._folder = Path(folder).expanduser()
+        return save_capture(self.result, self._folder, self._require().store)
 
     def _require(self) -> Recorder:
         if self._recorder is None:

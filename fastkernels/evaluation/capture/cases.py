@@ -125,7 +125,10 @@ class _Drawn:
                 value = jittered(name, value_of(self.capture, sample.values[name]), generator)
             else:
                 value = self._random(name, argument, generator, angles)
-            return laid_out(value.to(device, self._dtype(argument, dtype)), argument.stride)
+            for dim, step in enumerate(argument.stride or ()):
+                if step == 0 and value.shape[dim] > 1:  # expanded: drawn or moved, its copies would differ
+                    value = value.narrow(dim, 0, 1).expand(value.shape)
+            return laid_out(value.to(device, self._dtype(argument, dtype), copy=True), argument.stride)
 
         return tuple(make(name, argument) for name, argument in self.call.arguments.items())
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+MOST_SPREAD = 16  # elements of memory that an element of the view may take
+
 
 def laid_out(tensor: torch.Tensor, stride: tuple[int, ...] | None) -> torch.Tensor:
-    """The same values with ``stride``; contiguous where that is None, or elements would share memory in a way that no
-    expansion has.
+    """The same values with ``stride``; contiguous where that is None, spreads them too wide, or elements would share
+    memory in a way that no expansion has.
 
     >>> laid_out(torch.ones(2, 3), (1, 2)).stride(), laid_out(torch.ones(2, 3).fill_(7), (0, 1)).stride()
     ((1, 2), (0, 1))
@@ -20,9 +22,12 @@ def laid_out(tensor: torch.Tensor, stride: tuple[int, ...] | None) -> torch.Tens
     for dim, (size, step) in enumerate(zip(tensor.shape, stride, strict=True)):
         if step == 0 and size > 1:
             base = base.narrow(dim, 0, 1)
-    if not torch.equal(base.expand(tensor.shape), tensor) or _overlaps(base.shape, stride):
+    expanded = base.shape != tensor.shape
+    if (expanded and not torch.equal(base.expand(tensor.shape), tensor)) or _overlaps(base.shape, stride):
         return tensor.contiguous()
     needed = 1 + sum((size - 1) * step for size, step in zip(base.shape, stride, strict=True))
+    if needed > MOST_SPREAD * base.numel():  # a view into a cache, say: not the whole of it
+        return tensor.contiguous()
     room = torch.zeros(needed, dtype=tensor.dtype, device=tensor.device)
     room.as_strided(base.shape, stride).copy_(base)
     return room.as_strided(tensor.shape, stride)

@@ -19,26 +19,31 @@ MIXING = frozenset({"attention", "attention_block", "encoder_attention", "served
 class Secrets:
     """The token ids of the step under way, and whether attention has mixed its tokens yet.
 
-    Until then each row of a hidden state is a function of its token, and whoever has the weights can look it up.
+    Until then each row of a hidden state is a function of its token, and whoever has the weights can look it up. The
+    first layer hands such rows on beside its attention (the residual, a parallel MLP): the second one's return ends it.
     """
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
         self._unmixed = False
+        self._first: str | None = None  # path of the attention that returned first
 
     def begin(self, arguments: Mapping[str, Any]) -> None:
         """A call of the whole model begins."""
         ids = [t for t in map(arguments.get, TOKENS) if isinstance(t, torch.Tensor)]
         self._ids = {_digest(t) for t in ids if not is_capturing(t)}
         self._unmixed = bool(ids) or any(arguments.get(name) is not None for name in EMBEDDED)
+        self._first = None
 
     def embedded(self, result: Any) -> None:
         """An embedding returned."""
-        self._unmixed = True
+        self._unmixed, self._first = True, None
 
-    def mixed(self, result: Any) -> None:
-        """An attention returned."""
-        self._unmixed = False
+    def mixed(self, path: str) -> None:
+        """An attention at ``path`` returned; one within another is the same."""
+        first = self._first = path if self._first is None else self._first
+        if path != first and not path.startswith(f"{first}.") and not first.startswith(f"{path}."):
+            self._unmixed = False
 
     def told_by(self, site: Site, tensor: torch.Tensor) -> bool:
         """Whether a tensor at a site tells them."""
@@ -48,7 +53,7 @@ class Secrets:
 
     def forget(self) -> None:
         """Nothing is under way any more."""
-        self._ids, self._unmixed = set(), False
+        self._ids, self._unmixed, self._first = set(), False, None
 
 
 def is_capturing(tensor: torch.Tensor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -136,14 +136,21 @@ class Recorder:
         def note(signature: Any) -> None:
             seen.traced.add(signature)
 
-        after = {EMBEDDING: self._secrets.embedded} | dict.fromkeys(MIXING, self._secrets.mixed)
         self._taps.put(
             site.module,
             method_of(site),
             see=see,
             trace=None if site.proposal.gated else trace,
-            after=after.get(site.task.name) if self._guards else None,
+            after=self._guard(site) if self._guards else None,
         )
+
+    def _guard(self, site: Site) -> Callable[[Any], None] | None:
+        """What the return of a site's call says of prompts."""
+        if site.task.name == EMBEDDING:
+            return self._secrets.embedded
+        if site.task.name in MIXING and any(module is site.module for module in text_part(self.model).modules()):
+            return lambda _: self._secrets.mixed(site.path)
+        return None
 
     def _tap_root(self) -> None:
         names = names_of(getattr(self.model, "forward"))  # noqa: B009 - mypy takes the attribute for a Tensor
@@ -261,3 +268,9 @@ def _seen_of(site: Site) -> _Seen:
     forward = getattr(site.module, method_of(site)) if proposal.gated else site.task.interface.forward
     facts = repr(sorted(proposal.facts.items(), key=str))
     return _Seen(site=site, names=names_of(forward), kind=(site.task.name, facts))
+
+
+def text_part(model: nn.Module) -> nn.Module:
+    """What computes on tokens: a tower for images mixes none of them."""
+    decoder = getattr(model, "get_decoder", lambda: None)() or getattr(model, "language_model", None)
+    return decoder if isinstance(decoder, nn.Module) else model

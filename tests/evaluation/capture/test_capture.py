@@ -155,9 +155,10 @@ def test_prompts_are_stored_only_when_asked(model, tmp_path):
         )
         for secret in (rows, normed):  # each row is a function of its token
             assert any(v.shape == secret.shape and torch.equal(v, secret) for v in stored) is prompts
-        assert {"model.layers.0.post_attention_layernorm", "model.layers.1.self_attn.q_proj"} <= {
-            s.path for s in found.samples
-        }
+        paths = {s.path for s in found.samples}
+        assert "model.layers.1.post_attention_layernorm" in paths
+        # Beside its attention the first layer still has rows of the embedding: the residual.
+        assert ("model.layers.0.post_attention_layernorm" in paths) is prompts
         assert bool(found.withheld) is not prompts
 
 
@@ -215,6 +216,7 @@ def test_two_captures_may_be_nested_and_the_outer_ends_last(model):
     inner.__exit__(None, None, None)
     outer.__exit__(None, None, None)
     assert "forward" not in model.__dict__
+    assert torch._dynamo.eval_frame._stance.stance == "default"
 
 
 def test_a_model_without_sites_is_refused():

@@ -56,7 +56,7 @@ def test_cases_give_captured_values(captured):
 
 def test_draws_of_one_sample_are_near_it_and_never_alike(tmp_path):
     model = mixtral()
-    with capture(model, values="sampled", per_kind=1, out=tmp_path):
+    with capture(model, values="sampled", per_kind=1, prompts=True, out=tmp_path):
         generate(model, prompt(), 1)
     found = load_capture(tmp_path)
     (sample,) = (s for s in found.samples if s.task == "fused_experts")
