@@ -65,6 +65,8 @@ def bench(
         raise EvaluationError(f"bench: {rounds} rounds give no interval. Ask for {LEAST_ROUNDS} at least.")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     there = machine(str(where))
+    if where.type == "cuda" and where.index is None:
+        where = torch.device("cuda", torch.cuda.current_device())
     started = time.monotonic()
     sources, unknown = sources_of("reference" if self_test else candidates)
     chosen = _chosen(sources, targets, levels)

@@ -148,7 +148,7 @@ class Harness:
             traceback.print_exc()
             raise Refused("BUILD_ERROR", f"{type(error).__name__}: {error}"[:1000]) from error
         self.module, self.init, self.dtype = module, init, dtype
-        self.forward = torch.compile(module) if self.compiled else module
+        self.forward = self._compiled(module) if self.compiled else module
 
     def call(self, *, places: Any, outputs: list[Place]) -> dict[str, Any]:
         """One call on the arguments at ``places``, in poisoned memory; the outputs go to the parent's memory."""
@@ -170,7 +170,8 @@ class Harness:
         gc.collect()
         gc.freeze()  # what judging and watching left costs timed calls nothing
         self.slots = [unpack(self.arenas["inputs"].views(places)) for places in slots]
-        self.timed_forward = torch.compile(self.module) if mode == "compiled" and not self.compiled else self.forward
+        anew = mode == "compiled" and not self.compiled
+        self.timed_forward = self._compiled(self.module) if anew else self.forward
         if mode == "graph":
             self.slots = [(replay,) for replay in captured(self.forward, self.slots)]
             self.timed_forward = Replay.__call__
@@ -219,6 +220,7 @@ class Harness:
         for name, parameter in reference.named_parameters():
             parameter.data = dict(self.module.named_parameters())[name].data
         theirs = operators_of(lambda: reference(*arguments))
+        self._sync()
         return {
             "own": own,
             "brings": brought(self.device, self.libraries),
@@ -245,6 +247,11 @@ class Harness:
         """What of the process is not as it was before the candidate was imported."""
         changed = [] if self.snapshot is None else self.snapshot.differences()
         return changed + self.audit.events
+
+    def _compiled(self, module: Any) -> Any:
+        """For these shapes alone: of an earlier case's the compiler would make dynamic ones, and then give up."""
+        torch._dynamo.reset()
+        return torch.compile(module, dynamic=False)
 
     def _arguments(self, places: Any) -> tuple[Any, ...]:
         """The same tensor objects for the same places: only their contents differ between calls."""

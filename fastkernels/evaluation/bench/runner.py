@@ -179,6 +179,8 @@ class Runner:
         Raises:
             RunnerFailed: the child raised, died, hangs or did not answer this very order.
         """
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # what this process wrote: nothing orders its stream and the child's
         pipe, nonce = self._child.pipe, secrets.token_hex(16)
         message = pickle.dumps((verb, nonce, arguments))
         if len(message) > SOCKET_BYTES:

@@ -187,6 +187,8 @@ class Bed:
         runner = self.runners[name]
         self.renew()
         slots = self.chance.sample(range(self.ring.slots), calls)
+        if self.mode == "graph":
+            slots.sort()  # graphs share a pool: replayed as they were captured, none overwrites another's output
         try:
             batch = runner.timed(slots)
         except RunnerFailed as error:
