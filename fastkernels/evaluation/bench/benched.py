@@ -13,6 +13,7 @@ import torch
 from fastkernels.evaluation.bench.baselines.baselines import baselines_for
 from fastkernels.evaluation.bench.fork_server import ForkServer
 from fastkernels.evaluation.bench.inputs import not_benchable, tensors
+from fastkernels.evaluation.bench.judge import judge_drawn
 from fastkernels.evaluation.bench.judged import Judged, judged
 from fastkernels.evaluation.bench.packed import unpack
 from fastkernels.evaluation.bench.pool import Options, Pool
@@ -143,7 +144,10 @@ class _Case:
         expected = site.referee.expect(arguments, name="warm")
         if expected is not None:
             (outputs,) = site.outputs_for(runner, [expected.expected])
-            runner.call(site.give(runner, arguments), outputs)
+            called = runner.call(site.give(runner, arguments), outputs)
+            wrong = judge_drawn(expected, called.outputs, None, task=self.task, dtype=self.dtype).failures
+            if wrong:
+                raise RunnerFailed("WRONG_OUTPUT", f"left out, for it is wrong here: {wrong[0].detail}")
         runner.stop()
         return runner
 

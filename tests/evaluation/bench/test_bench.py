@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from fastkernels.errors import CandidateError, EvaluationError
+from fastkernels.evaluation.bench import benched as module
+from fastkernels.evaluation.bench.baselines.baselines import ImplementationSpec
 from fastkernels.evaluation.bench.bench import bench
 from fastkernels.tasks import get_task
 from fastkernels.tasks.L1.rms_norm import HalfRow, Witness
@@ -22,6 +24,15 @@ def test_a_class_is_judged_and_timed_against_every_baseline():
     assert rows.timing["eager"].seconds > 0
     assert rows.score == rows.ratio.value > 0
     assert result.public()["passed"] == 2
+
+
+def test_a_wrong_baseline_is_left_out_and_told(monkeypatch):
+    wrong = ImplementationSpec(name="quick", module=HalfRow.__module__, cls=HalfRow.__qualname__)
+    known = module.baselines_for
+    monkeypatch.setattr(module, "baselines_for", lambda *args: [*known(*args), wrong])
+    (case,) = bench({"rms_norm": Witness}, cases=["rows"], rounds=2).cases
+    assert "quick" not in {b.name for b in case.baselines}
+    assert any("baseline quick: left out" in note for note in case.notes)
 
 
 @pytest.mark.slow
