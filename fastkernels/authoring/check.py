@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from fastkernels.authoring.model import Described
 from fastkernels.errors import EvaluationError
@@ -20,6 +19,7 @@ from fastkernels.patches.build import bound_reference, facts_of
 from fastkernels.patches.probe import quiet, random_clone
 from fastkernels.patches.site import Draws, Proposal, Site
 from fastkernels.tasks.accuracy import CONTRACTION, Accuracy, Error, measure, worst
+from fastkernels.tasks.tensors import tensors
 
 CPU = torch.device("cpu")
 DTYPE = torch.float32
@@ -106,9 +106,9 @@ def check_imported(file: Path, module: nn.Module, described: Described) -> Check
             why = own_inputs or f"buffer {unequal[0]} has other values than the live module's"
             return Checked(error=Error(l2=float("inf"), peak=float("inf")), limit=limit, why=why)
         inputs = loaded.get_inputs(dtype=DTYPE)
-        got = tensors_in(model(*inputs))
+        got = tensors(model(*inputs))
         model.module = live
-        error = worst(_compared(got, tensors_in(model(*inputs))))
+        error = worst(_compared(got, tensors(model(*inputs))))
     return Checked(error=error, limit=limit, why="" if got else "it returns no tensor")
 
 
@@ -137,16 +137,11 @@ def materialised(module: nn.Module, described: Described) -> nn.Module:
 def _runs(module: ModuleType, model: nn.Module) -> str:
     """Why the file's own inputs do not go through it, or nothing."""
     try:
-        results = tensors_in(model(*module.get_inputs(dtype=DTYPE)))
+        results = tensors(model(*module.get_inputs(dtype=DTYPE)))
     except Exception as error:  # noqa: BLE001 - the file is code; what it raises is the finding
         return f"on its own inputs: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finite = all(bool(t.isfinite().all()) for t in results if t.is_floating_point())
     return "" if results and finite else "on its own inputs: an output is missing or not finite"
-
-
-def tensors_in(result: Any) -> list[torch.Tensor]:
-    """The tensors in whatever a module returned, in order."""
-    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
 
 
 def _compared(got: list[torch.Tensor], want: list[torch.Tensor]) -> list[Error]:

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from fastkernels.tasks.accuracy import Error, measure, worst
 from fastkernels.tasks.task import Case, Task
+from fastkernels.tasks.tensors import tensors
 
 Rule = Literal["witness", "anti-witness", "input", "weight", "axis", "range"]
 MARGIN = 2.0  # what matters moves the output this many times further than the accuracy class allows
@@ -157,11 +158,6 @@ def cast(arguments: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
         return copy.deepcopy(value)
 
     return pytree.tree_map(one, arguments)
-
-
-def tensors(result: Any) -> list[torch.Tensor]:
-    """The tensors in a nested result, in order."""
-    return [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
 
 
 def _weak(trial: Trial, rule: Rule, detail: str, *, everywhere: bool = False) -> Weakness:

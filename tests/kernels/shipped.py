@@ -14,7 +14,7 @@ from fastkernels.runtime.candidate import DECLARATION
 from fastkernels.tasks import Case, Task, get_task
 from fastkernels.tasks.accuracy import Error, measure, worst
 from fastkernels.tasks.quality import cast
-from fastkernels.tasks.quality import tensors as flat
+from fastkernels.tasks.tensors import tensors as flat
 
 FOLDER = Path(__file__).parents[2] / "kernels"
 

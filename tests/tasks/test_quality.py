@@ -12,7 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fastkernels.tasks import Case, Task, all_tasks, get_task
 from fastkernels.tasks.L1.linear import Linear
 from fastkernels.tasks.L1.rms_norm import RMSNorm
-from fastkernels.tasks.quality import BY_NATURE, NO_CHEATS, Trial, case_weaknesses, tensors, weaknesses
+from fastkernels.tasks.quality import BY_NATURE, NO_CHEATS, Trial, case_weaknesses, weaknesses
+from fastkernels.tasks.tensors import tensors
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastkernels.tasks import Case, Task, all_tasks
-from fastkernels.tasks.quality import tensors
+from fastkernels.tasks.tensors import tensors
 
 SMALL = [(task, case) for task in all_tasks().values() for case in task.cases() if not case.production]
 

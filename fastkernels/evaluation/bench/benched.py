@@ -12,7 +12,7 @@ import torch
 
 from fastkernels.evaluation.bench.baselines.baselines import baselines_for
 from fastkernels.evaluation.bench.fork_server import ForkServer
-from fastkernels.evaluation.bench.inputs import not_benchable, tensors
+from fastkernels.evaluation.bench.inputs import not_benchable
 from fastkernels.evaluation.bench.judge import judge_drawn
 from fastkernels.evaluation.bench.judged import Judged, judged
 from fastkernels.evaluation.bench.packed import unpack
@@ -28,6 +28,7 @@ from fastkernels.evaluation.bench.timed import Bed, Contest
 from fastkernels.evaluation.bench.watched import watched
 from fastkernels.tasks import get_task
 from fastkernels.tasks.task import Case
+from fastkernels.tasks.tensors import tensors
 
 
 def bench_task(

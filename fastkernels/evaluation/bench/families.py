@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from fastkernels.tasks.tensors import tensors
+
 HIDDEN_SIZES = (1, 0, 17, 63)
 LARGE = (1e4, 1e2, 16.0)  # tried from the left: the first that the reference survives
 # Products of two overflow early in float16; and in a block a softmax over them turns on roundings, seldom but wholly.
@@ -35,12 +37,12 @@ def structured(
         "mixed_scales": _mixed_scales,
         "equal_rows": lambda t, g: _equal_rows(t),
     }
-    if any(is_data(t) for t in _tensors(arguments)):
+    if any(is_data(t) for t in tensors(arguments)):
         for name, fill in floats.items():
             yield name, _filled(arguments, fill, generator, is_data)
         for scale in large:
             yield "large", _filled(arguments, _times(scale), generator, is_data)
-    if any(is_index(t) for t in _tensors(arguments)):
+    if any(is_index(t) for t in tensors(arguments)):
         # All rows to the same experts, tokens or positions: routing as imbalanced as it can be.
         yield "one_index", _filled(arguments, lambda t, g: _equal_rows(t), generator, is_index)
 
@@ -54,14 +56,9 @@ def is_index(t: torch.Tensor) -> bool:
     return not t.is_floating_point() and not t.is_complex() and t.dtype != torch.bool and t.dim() > 0
 
 
-def leading(arguments: Any) -> int | None:
-    """Size of the first tensor's first axis; None without one."""
-    return next((t.shape[0] for t in _tensors(arguments) if t.dim()), None)
-
-
 def sequences(arguments: Any) -> list[int]:
     """The different sizes of the last axis but one, of tensors with as many axes as the first that has three."""
-    found = [t for t in _tensors(arguments) if t.dim() > 2 and t.is_floating_point()]
+    found = [t for t in tensors(arguments) if t.dim() > 2 and t.is_floating_point()]
     return list(dict.fromkeys(t.shape[-2] for t in found if t.dim() == found[0].dim() and t.shape[-2] > 1))
 
 
@@ -87,10 +84,6 @@ def resized(draws: Sequence[tuple[Any, ...]], *, old: int, new: int, first_axis:
         return leaf
 
     return pytree.tree_unflatten([one(i, leaf) for i, leaf in enumerate(leaves)], spec)
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    return [t for t in pytree.tree_leaves(value) if isinstance(t, torch.Tensor)]
 
 
 def _filled(

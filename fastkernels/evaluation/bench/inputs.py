@@ -18,7 +18,6 @@ from fastkernels.evaluation.bench.families import (
     HIDDEN_SIZES,
     LARGE,
     LARGE_PRODUCTS,
-    leading,
     resized,
     sequences,
     structured,
@@ -28,6 +27,7 @@ from fastkernels.tasks import Task
 from fastkernels.tasks.accuracy import ROUNDING, Error, measure, worst
 from fastkernels.tasks.registry import all_tasks
 from fastkernels.tasks.task import Case
+from fastkernels.tasks.tensors import leading, tensors
 
 Family = Literal["random", "structured", "hidden"]
 RANDOM_DRAWS, REDRAWS, HIDDEN_REDRAWS = 5, 24, 4
@@ -266,8 +266,3 @@ def widened(arguments: Any) -> Any:
 def clone(value: Any) -> Any:
     """Copies of all tensors, each in memory of its own, strides kept where they are dense."""
     return pytree.tree_map_only(torch.Tensor, lambda t: t.clone(), value)
-
-
-def tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors in a nested value, in order."""
-    return [t for t in pytree.tree_leaves(value) if isinstance(t, torch.Tensor)]

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from fastkernels.evaluation.bench.inputs import clone
 from fastkernels.evaluation.bench.shared import Place, aligned, place
 from fastkernels.evaluation.bench.site import JITTER, Site
+from fastkernels.tasks.tensors import tensors
 
 DRAWS = 4  # of the case, on which the contents are based
 MOST_REDRAWN_BYTES = 1 << 20  # of arguments with integers, which are drawn anew for every batch
@@ -125,7 +126,7 @@ class Ring:
 
 def _stored(draw: Any, index: int, where: Place) -> torch.Tensor:
     """The elements of one tensor of a draw as they lie in memory, gaps included, (span,)."""
-    tensor = [t for t in pytree.tree_leaves(draw) if isinstance(t, torch.Tensor)][index]
+    tensor = tensors(draw)[index]
     flat = torch.zeros(where.span, dtype=where.dtype, device=tensor.device)
     if where.span:
         stride = where.stride

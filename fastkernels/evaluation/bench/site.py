@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from fastkernels.evaluation.bench.inputs import Referee
 from fastkernels.evaluation.bench.judge import same_bits
@@ -17,6 +16,7 @@ from fastkernels.evaluation.bench.runner import Runner
 from fastkernels.evaluation.bench.shared import Arena, Place, place
 from fastkernels.tasks import Task
 from fastkernels.tasks.task import Case
+from fastkernels.tasks.tensors import tensors
 
 JITTER = (0.75, 1.25)  # what refreshed values are multiplied by: signs, zeros and infinities stay
 
@@ -130,8 +130,3 @@ class Site:
         with torch.no_grad():
             found = tensors_of(self.reference(*plain))
         return [set(fact["shares"]) for fact in described(found, plain, self.values)]
-
-
-def tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors in a nested value, in order."""
-    return [t for t in pytree.tree_leaves(value) if isinstance(t, torch.Tensor)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from fastkernels.errors import EvaluationError
-from fastkernels.evaluation.bench.inputs import Drawn, tensors
+from fastkernels.evaluation.bench.inputs import Drawn
 from fastkernels.evaluation.bench.judge import judge_drawn
 from fastkernels.evaluation.bench.judged import Judged, unlike_tensors
 from fastkernels.evaluation.bench.replies import Batch, Called, RunnerFailed
@@ -24,6 +24,7 @@ from fastkernels.evaluation.bench.site import Site
 from fastkernels.evaluation.bench.suspicion import suspicions
 from fastkernels.evaluation.bench.trap import trapped
 from fastkernels.evaluation.statistics import median_ratio
+from fastkernels.tasks.tensors import tensors
 
 BATCH_SECONDS = {"cpu": 0.02, "cuda": 0.01}
 MOST_CALLS, MOST_GRAPHS, LEAST_CALLS = 4096, 128, 16  # of a batch; the least where memory allows

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastkernels.evaluation.bench.inputs import tensors
 from fastkernels.evaluation.bench.judge import judge_drawn
 from fastkernels.evaluation.bench.replies import Observed, RunnerFailed
 from fastkernels.evaluation.bench.result import Failure
 from fastkernels.evaluation.bench.runner import Runner
 from fastkernels.evaluation.bench.site import Site
+from fastkernels.tasks.tensors import tensors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from fastkernels.runtime.candidate import Candidate
 from fastkernels.tasks import Task
 from fastkernels.tasks.task import Case
+from fastkernels.tasks.tensors import leading, tensors
 
 BUCKETS = (1, 2, 7, 8, 16, 17, 64)
 REPRESENTATIVES = 3  # cases that differ in kind of arguments and are run in every bucket
@@ -97,7 +98,7 @@ class Subject:
             inspect.signature(cls.forward).bind(None, *arguments)
         except TypeError as error:
             return f"forward: {error}"
-        sizes = [t.numel() for t in pytree.tree_leaves(arguments) if isinstance(t, torch.Tensor)]
+        sizes = [t.numel() for t in tensors(arguments)]
         if sizes and min(sizes) == 0:
             return "no rows"
         try:
@@ -199,16 +200,6 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 def widen(arguments: Any, dtype: torch.dtype) -> Any:
     """Floating tensors in ``dtype``, the rest as it is."""
     return pytree.tree_map_only(torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, arguments)
-
-
-def tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors in a nested result, in order."""
-    return [t for t in pytree.tree_leaves(value) if isinstance(t, torch.Tensor)]
-
-
-def leading(arguments: Any) -> int | None:
-    """Size of the first tensor's first axis; None without one."""
-    return next((t.shape[0] for t in tensors(arguments) if t.dim()), None)
 
 
 def _stacked(draws: list[tuple[Any, ...]], *, size: int, rows: int) -> tuple[Any, ...]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastkernels.evaluation.bench.inputs import Drawn, Referee, clone, drawn_inputs, not_benchable, tensors
+from fastkernels.evaluation.bench.inputs import Drawn, Referee, clone, drawn_inputs, not_benchable
 from fastkernels.evaluation.bench.judge import judge_drawn, same_bits
 from fastkernels.evaluation.bench.packed import pack, unpack, unpackable
 from fastkernels.tasks import Case, Task, all_tasks, get_task
+from fastkernels.tasks.tensors import tensors
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LEVELS_1_TO_3 = [t for t in all_tasks().values() if t.level < 4]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastkernels.evaluation.bench.inputs import tensors
 from fastkernels.evaluation.bench.replies import RunnerFailed
+from fastkernels.tasks.tensors import tensors
 from tests.evaluation.bench.conftest import codes
 
 RELU = """
