@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastkernels.patches.recognise import Host
-from fastkernels.patches.sglang.running import execution, on_cuda, setting
+from fastkernels.patches.sglang.model_code import named_globals
+from fastkernels.patches.sglang.rope_bypass import no_plain_rope
+from fastkernels.patches.sglang.running import execution, on_cuda, runs_on, setting
 
 QUERY_AND_KEY = ("q_norm", "k_norm")
 BETWEEN_BLOCKS = ("input_layernorm", "post_attention_layernorm")
 IN_MLP = ("gate_up_proj", "act_fn")
+INDEX = "index_"  # of what sparse attention chooses its tokens with
+M3 = "_use_fused_qknorm_rope"  # of MiniMax-M3, on CUDA
+DUAL = "fused_dual_residual_rmsnorm"  # of Grok, on every platform
+SCALED, DUAL_SCALED = "gemma_rmsnorm_residual_scalar", "gemma_dual_rmsnorm_residual_scalar"  # of Gemma 4
+AFTER_MLP = "post_feedforward_layernorm"
 BOUNDARIES = ("attn_boundary", "ffn_boundary")  # of layers since 0.5.23
 FUSIONS = (
     "flashinfer_allreduce_fusion_backend",
@@ -27,10 +34,14 @@ def walked_around(module: nn.Module, host: Host) -> str:
     if not name:
         return ""
     parent = host.model.get_submodule(owner)
-    if name in (*QUERY_AND_KEY, "rotary_emb") and _fuses_norm_and_rope(parent):
-        return "use_fused_qk_norm_rope: the engine's fused kernel normalises and turns query and key in its stead"
-    if name in QUERY_AND_KEY:
-        return _fused_norm_of_query_and_key(parent)
+    if name.removeprefix(INDEX) in (*QUERY_AND_KEY, "rotary_emb") and (
+        fused := _fused_norm_and_rope(parent, name, host)
+    ):
+        return fused
+    if hasattr(module, "cos_sin_cache"):
+        return no_plain_rope(module, name, parent, host)
+    if _is_norm(module) and (fused := _fused_norm_of_heads(parent) or _fused_norms_of_layer(parent, name)):
+        return fused
     if name in BETWEEN_BLOCKS:
         return _fused_with_all_reduce(parent)
     if name in IN_MLP:
@@ -40,32 +51,57 @@ def walked_around(module: nn.Module, host: Host) -> str:
     return ""
 
 
-def _fuses_norm_and_rope(attention: nn.Module) -> bool:
-    own = vars(attention)
-    return bool(own.get("use_fused_qk_norm_rope_cpu") or (own.get("use_fused_qk_norm_rope") and on_cuda()))
+def _is_norm(module: nn.Module) -> bool:
+    return "variance_epsilon" in vars(module)
 
 
-def _fused_norm_of_query_and_key(attention: nn.Module) -> str:
+def _fused_norm_and_rope(attention: nn.Module, name: str, host: Host) -> str:
+    """One kernel for query and key: of their norms, their turning, and a gate between their heads."""
+    own, cls, dtype = vars(attention), type(attention), runs_on(host)[1]
+    flag = "use_fused_qk_norm_rope" if on_cuda() else "use_fused_qk_norm_rope_cpu"
+    if own.get(flag) and dtype in (torch.bfloat16, *(() if on_cuda() else (torch.float16,))):
+        return f"{flag}: the engine's fused kernel normalises and turns query and key in its stead"
+    if own.get(M3) and (not name.startswith(INDEX) or own.get("idx_head_dim") == 128):
+        return f"{M3}: the engine's minimax_qknorm_rope normalises and turns query and key in its stead"
+    if on_cuda() and own.get("attn_output_gate") and hasattr(cls, "forward_prepare_cuda_fused"):
+        return "forward_prepare_cuda_fused: the engine's kernel normalises and turns query and key in its stead"
+    if not on_cuda() and name in QUERY_AND_KEY and hasattr(cls, "forward_prepare_fused_gate"):
+        return "fused_qk_gemma_rmsnorm: off CUDA the engine's kernel normalises query and key in its stead"
+    return ""
+
+
+def _fused_norm_of_heads(attention: nn.Module) -> str:
     """``apply_qk_norm`` takes the weights of both norms to one kernel, where that has their width: on CUDA, and, since
     0.5.20, on CPUs for which there is one."""
-    defined_in = vars(sys.modules[type(attention).__module__])
-    if "apply_qk_norm" not in defined_in or (on_cuda() and inductor_fuses()):
+    if "apply_qk_norm" not in named_globals(type(attention)) or (on_cuda() and inductor_fuses()):
         return ""
     from sglang.srt.models import utils
 
     names = vars(utils)
-    query, key = (attention.get_submodule(n) for n in QUERY_AND_KEY)
-    epsilons = [vars(norm).get("variance_epsilon") for norm in (query, key)]
-    weight: Any = query.weight
-    if epsilons[0] != epsilons[1]:
+    norms: list[Any] = [child for child in attention.children() if _is_norm(child)]
+    epsilons = [norm.variance_epsilon for norm in norms]
+    weight = norms[0].weight
+    if len(set(epsilons)) > 1:
         return ""
-    kernel = "fused_inplace_qknorm" if on_cuda() else "fused_qk_norm_cpu"
-    fits = names.get(f"can_use_{kernel}")
     if on_cuda():
+        kernel, fits = "fused_inplace_qknorm", names.get("can_use_fused_inplace_qknorm")
         fused = fits is None or fits(weight.shape[0], weight.dtype)
     else:
-        fused = fits is not None and fits(weight[None], weight[None], weight.shape[0], *epsilons)
+        kernel, fits = "fused_qk_norm_cpu", names.get("can_use_fused_qk_norm_cpu")
+        apart = len(norms) > 1  # a single norm, for both, is called where this is not CUDA
+        fused = apart and fits is not None and fits(weight[None], weight[None], weight.shape[0], *epsilons)
     return f"the engine's {kernel} takes its weight, and its forward is never called" if fused else ""
+
+
+def _fused_norms_of_layer(layer: nn.Module, name: str) -> str:
+    """Kernels of two norms with the sum between them, or of a norm with the sum and scale behind it."""
+    named = named_globals(type(layer))
+    if DUAL in named:
+        return f"the engine's {DUAL} takes its weight, and its forward is never called"
+    scaled = SCALED if layer._modules.get("moe") is None else DUAL_SCALED
+    if on_cuda() and scaled in named and name.startswith(AFTER_MLP) and not vars(layer).get("has_ple"):
+        return f"the engine's {scaled} takes its weight, and its forward is never called"
+    return ""
 
 
 def _fused_with_all_reduce(layer: nn.Module) -> str:

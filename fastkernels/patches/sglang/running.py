@@ -52,6 +52,14 @@ def execution(group: str, name: str) -> Any:
     return setting(name) if context is None else _read(lambda: getattr(context.get_exec(), group), name)
 
 
+def resolved(group: str, name: str) -> Any:
+    """A resolved setting of a group of the engine's (``model``, ``schedule``); until 0.5.13, and where the group does
+    not have it, the server argument of that name."""
+    group_of = getattr(runtime_context(), f"get_{group}", None)
+    found = None if group_of is None else _read(group_of, name)
+    return setting(name) if found is None else found
+
+
 def _read(published: Callable[[], Any], name: str) -> Any:
     try:
         return getattr(published(), name, None)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from fastkernels.patches.sglang import bypass, rope_bypass
 from tests.engines.tiny import make
 from tests.patches.sglang.runner import build, close, generate, model_of
 
@@ -53,3 +54,10 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield Engine(name, runner, model_of(runner), *generate(runner, STEPS))
     finally:
         close()
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What decides on the engine's CUDA paths takes them."""
+    for module in (bypass, rope_bypass):
+        monkeypatch.setattr(module, "on_cuda", lambda: True)
