@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -27,7 +27,9 @@ def evaluate(
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Glob over the scenario's models; repeatable.")] = None,
     select: Annotated[list[str] | None, typer.Option(help="Glob over PATH or PATH:TASK; repeatable.")] = None,
-    lowering: Annotated[str, typer.Option(help="How graphs hold candidates: inline, opaque or auto.")] = "auto",
+    lowering: Annotated[
+        str, typer.Option(help="How graphs hold candidates: inline, opaque, transparent or auto.")
+    ] = "auto",
     verify: Annotated[bool, typer.Option(help="Try each candidate at each site before it is put in.")] = True,
     gpus: Annotated[int | None, typer.Option(help="Entries side by side on so many devices.", min=1)] = None,
     ray_address: Annotated[
@@ -49,9 +51,10 @@ def evaluate(
     from fastkernels.evaluation.macroeval.leaderboard import leaderboard
     from fastkernels.evaluation.report.render import write_report
     from fastkernels.evaluation.report.verdict import verdict
+    from fastkernels.runtime.candidate import Lowering
 
-    if lowering not in ("inline", "opaque", "auto"):
-        fail("eval", f"--lowering {lowering}: inline, opaque or auto.")
+    if lowering not in get_args(Lowering):
+        fail("eval", f"--lowering {lowering}: inline, opaque, transparent or auto.")
     err = Console(stderr=True)
     folder = out or new_folder(Path(scenario).stem, Path(candidates).name)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())

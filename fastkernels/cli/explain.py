@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -24,7 +24,9 @@ def explain(
     candidates: Annotated[
         str | None, typer.Option(help="A candidate folder, 'shipped' or 'reference'; without, the model as it is.")
     ] = None,
-    lowering: Annotated[str, typer.Option(help="How graphs hold candidates: inline, opaque or auto.")] = "auto",
+    lowering: Annotated[
+        str, typer.Option(help="How graphs hold candidates: inline, opaque, transparent or auto.")
+    ] = "auto",
     batch: Annotated[list[int] | None, typer.Option(help="A batch size; repeatable.", min=1)] = None,
     tokens: Annotated[int, typer.Option(help="Tokens of one sequence.", min=1)] = 16,
     mode: Annotated[str, typer.Option(help="As in torch.compile: reduce-overhead, max-autotune.")] = "default",
@@ -33,10 +35,12 @@ def explain(
     json: Annotated[bool, typer.Option("--json", help="The whole report as JSON instead.")] = False,
 ) -> None:
     """Patches the model, compiles it, calls it, and reports graphs, breaks, recompilations and operators."""
+    from fastkernels.runtime.candidate import Lowering
+
     sizes = batch or [2, 3]
     options: dict[str, Any] = {"mode": mode, "batch_sizes": sizes}
-    if lowering not in ("inline", "opaque", "auto"):
-        fail("explain", f"--lowering {lowering}: inline, opaque or auto.")
+    if lowering not in get_args(Lowering):
+        fail("explain", f"--lowering {lowering}: inline, opaque, transparent or auto.")
     try:
         built = with_weights(model).to(device)
         inputs = [inputs_for(built, size, tokens, device) for size in sizes]

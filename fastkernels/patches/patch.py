@@ -107,7 +107,9 @@ def patch(
         select: ``"all"``, globs over ``path`` or ``path:task``, or a function of a site.
         verify: run each candidate at each distinct site against the original and an oracle before it is put in.
         lowering: how compiled graphs hold a candidate: ``inline``, traced into them; ``opaque``, one operator that
-            compilers do not look into; ``auto``, inline where Dynamo can trace it.
+            compilers do not look into; ``transparent``, an operator for Dynamo whose Triton kernels the compiler behind
+            it launches itself, where one trace holds for every number of rows; ``auto``, inline where Dynamo can
+            trace it.
 
     Raises:
         CandidateError: a candidate cannot be loaded, built, bound or called as its task says.

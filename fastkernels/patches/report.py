@@ -24,7 +24,7 @@ class SiteReport(BaseModel):
     evidence: str = Field(default="", description="class, fingerprint or schema: how the module came to be probed")
     probe: str = Field(default="", description="relative distance of the original from the task's reference")
     calls: int = Field(default=0, description="calls that ran the candidate so far")
-    lowering: Literal["inline", "opaque", "original"] | None = Field(
+    lowering: Literal["inline", "opaque", "transparent", "original"] | None = Field(
         default=None, description="what a compiled graph holds: the candidate's code, its operator, or the original"
     )
     lowering_reason: str = ""

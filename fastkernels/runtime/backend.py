@@ -169,7 +169,8 @@ def build(
         counted,
     )
 
-    given = count(graph)
+    counts, clear = count(graph), {i.name for i in registered().values() if i.transparent}
+    given = Counter({name: n for name, n in counts.items() if name not in clear})  # the others are not to be present
     patches: dict[str, Any] = {**list_mode_options(options.mode), **options.inductor}
     unsafe = capture_unsafe(graph, options, out)
     former = patches.get("custom_should_partition_ops", config.custom_should_partition_ops)
@@ -194,7 +195,7 @@ def build(
         key=key,
         given=given,
         present=counted(before["inductor"], PRESENT),
-        decomposed=Counter({name: n for name, n in given.items() if name in out}),
+        decomposed=Counter({name: n for name, n in counts.items() if name in out}),
         copied=counted(before["inductor"], COPIED),
         kernels=launched[KERNELS] if counts_kernels else None,
         extern_calls=launched[EXTERN] if counts_kernels else None,

@@ -16,8 +16,9 @@ from fastkernels.errors import CandidateError
 from fastkernels.tasks import Task, get_task
 
 Module = TypeVar("Module", bound=type[nn.Module])
-# How a candidate enters a compiled graph: traced into it, as one operator, or whichever works.
-Lowering = Literal["inline", "opaque", "auto"]
+# How a candidate enters a compiled graph: traced into it by Dynamo, as one operator, as one that shows its kernels to
+# the compiler behind Dynamo, or whichever of the first two works.
+Lowering = Literal["inline", "opaque", "transparent", "auto"]
 DECLARATION = "__fastkernels__"
 
 

@@ -18,12 +18,16 @@ from fastkernels.runtime.operator import NAMESPACE
 
 @dataclass(frozen=True, kw_only=True)
 class Injected:
-    """One registered operator: its candidate's class, its task, and its reference as a function of its arguments."""
+    """One registered operator: its candidate's class, its task, and its reference as a function of its arguments.
+
+    ``transparent``: Inductor's graph holds the candidate's kernels, not the operator.
+    """
 
     op: OpOverload
     task: str
     candidate: str
     decomposition: Callable[..., Any]
+    transparent: bool = False
 
     @property
     def name(self) -> str:
@@ -44,6 +48,7 @@ def registered() -> dict[OpOverload, Injected]:
             task=operator.signature.task,
             candidate=operator.label,
             decomposition=operator.decomposed(layout),
+            transparent=operator.transparent,
         )
         for operator in operators()
         for layout, op in operator.ops.items()

@@ -13,12 +13,14 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
+from torch.compiler import is_compiling, is_dynamo_compiling
 
 INT32_END = 1 << 31
 ALIGNMENT_BYTES = 16  # what Triton assumes of a pointer, or does not, when it compiles
 WORKERS = 8  # each mostly waits for a ptxas or a C compiler of its own
 
 _pool: ContextVar[ThreadPoolExecutor | None] = ContextVar("_pool", default=None)
+_in_graph: ContextVar[bool] = ContextVar("_in_graph", default=False)
 
 
 class Launcher:
@@ -49,8 +51,11 @@ class Launcher:
         stages: int = 3,
     ) -> None:
         first = tensors[0] if isinstance(tensors[0], torch.Tensor) else tensors[0].base
-        if torch.compiler.is_compiling() or not first.is_cuda or (numbers and max(numbers) >= INT32_END):
-            self.kernel[grid](*tensors, *numbers, *constants, num_warps=warps, num_stages=stages)
+        if is_compiling() or _in_graph.get() or not first.is_cuda or (numbers and max(numbers) >= INT32_END):
+            kernel = self.kernel
+            if not is_dynamo_compiling() and _in_graph.get():
+                kernel = torch.library.wrap_triton(kernel)
+            kernel[grid](*tensors, *numbers, *constants, num_warps=warps, num_stages=stages)
             return
         device = first.get_device()
         if device != torch._C._cuda_getDevice():
@@ -114,9 +119,19 @@ def _compile(kernel: Any, device: int, arguments: tuple[Any, ...], warps: int, s
     return compiled
 
 
+@contextmanager
+def launching_in_graph() -> Iterator[None]:
+    """Inside, a launch is a node of the graph that is being traced, below Dynamo: for AOTAutograd and ``make_fx``."""
+    token = _in_graph.set(True)
+    try:
+        yield
+    finally:
+        _in_graph.reset(token)
+
+
 def is_compiling_ahead() -> bool:
     """Whether this is inside ``compiling_ahead``: also a kernel that only larger calls meet can be started there."""
-    return not torch.compiler.is_compiling() and _pool.get() is not None  # Dynamo does not read context variables
+    return not is_compiling() and _pool.get() is not None  # Dynamo does not read context variables
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""How a candidate enters the compile stack: traced into the graph (inline), or as one operator in it (opaque).
+"""How a candidate enters the compile stack: traced into the graph (inline), or as one operator in it, which shows its
+kernels to the compiler behind Dynamo (transparent) or does not (opaque).
 
 Only what is compiled changes: an eager call runs the candidate's own code either way."""
 
@@ -7,19 +8,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from fastkernels.errors import LoweringError
 from fastkernels.runtime.candidate import Lowering
+from fastkernels.runtime.fake import slots_of
 from fastkernels.runtime.host_work import host_work
 from fastkernels.runtime.opaque import Opaque, make_opaque
 from fastkernels.runtime.schema import Signature, signature_of
 from fastkernels.tasks import Task
 
 Forward = Callable[..., Any]
+OPERATORS = ("opaque", "transparent")  # ways in which Dynamo sees one operator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ class Lowered:
     """
 
     forward: Forward | None
-    kind: Literal["inline", "opaque", "original"]
+    kind: Literal["inline", "opaque", "transparent", "original"]
     reason: str
     op: Opaque | None = None
     composed: bool = False
@@ -59,6 +62,9 @@ def lower(
 ) -> Lowered:
     """Decides how ``implementation`` is compiled: as asked, or for ``auto`` inline where Dynamo can trace it.
 
+    ``transparent`` is an operator for Dynamo, in whose place the compiler behind it takes the candidate's kernels;
+    where these may not be shown it is ``opaque``, with the reason.
+
     Args:
         example: arguments of one call; without them nothing can be tried, and ``auto`` is opaque.
         like: the outcome for an equal implementation, to be taken over without trying again.
@@ -69,21 +75,21 @@ def lower(
             means inline, and the candidate must be traceable.
         CandidateError: the operator does not do what its schema and its fake say.
     """
-    if lowering not in ("inline", "opaque", "auto"):
-        raise LoweringError(f"lowering: 'inline', 'opaque' or 'auto', not {lowering!r}.")
+    if lowering not in get_args(Lowering):
+        raise LoweringError(f"lowering: {', '.join(map(repr, get_args(Lowering)))}, not {lowering!r}.")
     from fastkernels.runtime.trace import untraceable  # imports Dynamo, which takes a second
 
     label = f"{type(implementation).__module__}.{type(implementation).__qualname__}"
     forward = getattr(implementation, method)
     reason = "asked for"
-    needed = needed_callable(task, method) if lowering == "opaque" else None
+    needed = needed_callable(task, method) if lowering in OPERATORS else None
     if needed is not None:
         lowering = "inline"
     if like is not None:
         if like.op is None:
             return replace(like, forward=forward if like.kind == "inline" else None)
         reason, example = like.reason, None
-    elif lowering != "opaque":
+    elif lowering not in OPERATORS:
         if example is not None:
             untraced = untraceable(forward, example, implementation=implementation)
             if untraced is None:
@@ -113,6 +119,10 @@ def lower(
         seen = like.op.host_work
     else:
         seen = None if example is None else host_work(forward, lambda: fresh(example))
+    transparent = like is not None and like.op is not None and like.op.transparent
+    if lowering == "transparent" and (like is None or like.op is None):
+        why = _why_opaque(forward, example, implementation, signature, seen)
+        transparent, reason = why is None, why or "its trace launches Triton kernels"
     op = make_opaque(
         implementation,
         task=task,
@@ -123,6 +133,7 @@ def lower(
         example=example,
         like=None if like is None else like.op,
         host_work=seen,
+        transparent=transparent,
     )
     if example is not None:
         try:
@@ -131,7 +142,27 @@ def lower(
             op.close()
             raise
     absent = tuple(i for i, a in enumerate(signature.arguments) if a.type is None)
-    return Lowered(forward=op.forward, kind="opaque", reason=reason, op=op, absent=absent)
+    kind: Literal["opaque", "transparent"] = "transparent" if transparent else "opaque"
+    return Lowered(forward=op.forward, kind=kind, reason=reason, op=op, absent=absent)
+
+
+def _why_opaque(
+    forward: Forward,
+    example: tuple[Any, ...] | None,
+    implementation: nn.Module,
+    signature: Signature,
+    seen: str | None,
+) -> str | None:
+    """Why an operator may not show its kernels, or None; ``seen`` is the work of a call on the host."""
+    if example is None:
+        return "no example of a call"
+    if seen is not None:
+        return f"it works on the host: {seen}"
+    if signature.mutates:
+        return "it writes to its arguments"
+    from fastkernels.runtime.transparent import hidden  # imports much of the compiler
+
+    return hidden(forward, example, slots=slots_of(implementation))
 
 
 def needed_callable(task: Task, method: str) -> str | None:

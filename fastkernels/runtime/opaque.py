@@ -72,6 +72,11 @@ class Opaque:
         return self._operator.host_work
 
     @property
+    def transparent(self) -> bool:
+        """Whether AOTAutograd puts the candidate's own kernels in its place."""
+        return self._operator.transparent
+
+    @property
     def layouts(self) -> dict[tuple[bool, ...], Layout]:
         """What is returned for each choice of optional tensors; empty where that is always the same."""
         return self._operator.layouts
@@ -112,6 +117,7 @@ def make_opaque(
     example: tuple[Any, ...] | None = None,
     like: Opaque | None = None,
     host_work: str | None = None,
+    transparent: bool = False,
 ) -> Opaque:
     """Registers ``implementation`` as an operator, or joins the one of an equal candidate with equal facts.
 
@@ -124,6 +130,7 @@ def make_opaque(
         example: a call that shows a choice of optional tensors which the task's cases do not.
         like: the operator of an equal implementation, which knows as much as its example showed.
         host_work: what a call does on the host, if anything: such an operator is tagged to stay out of CUDA graphs.
+        transparent: AOTAutograd puts what the candidate does, kernels included, in the place of the operator.
 
     Raises:
         LoweringError: no operator schema can express the interface.
@@ -152,7 +159,7 @@ def make_opaque(
     schemas = [signature.schema("", form) for form in dict.fromkeys([signature.layout, *layouts.values()]) if form]
     # The reference's own file too: its backward is traced into compiled graphs, whose caches know the op's name alone.
     sources = (type(implementation).__qualname__, digest, digest_of(task.interface), inside)
-    told = (trains, host_work is not None)
+    told = (trains, host_work is not None, transparent)
     content = repr((task.name, method, canonical(facts), sources, schemas, sorted(layouts), names, told))
     stem = task.name if method == "forward" else f"{task.name}_{method}"
     name = f"{stem}_{hashlib.sha256(content.encode()).hexdigest()[:10]}"
@@ -168,6 +175,7 @@ def make_opaque(
                 trains=trains,
                 takes=takes(getattr(implementation, method)),
                 host_work=host_work,
+                transparent=transparent,
             )
         return Opaque(operator, implementation, extra)
 

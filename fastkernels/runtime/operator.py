@@ -14,12 +14,13 @@ import torch
 from fastkernels.errors import CandidateError, LoweringError
 from fastkernels.runtime import backward
 from fastkernels.runtime.fake import Semantics, holding, undispatched
+from fastkernels.runtime.launch import launching_in_graph
 from fastkernels.runtime.member import Member
+from fastkernels.runtime.results import apart, described, described_layout, names, share
 from fastkernels.runtime.schema import Layout, Signature, count, layout_of, tensors_in
 
 NAMESPACE = "fastkernels"
 _dtype = attrgetter("dtype")
-_share = torch._C._is_alias_of  # type: ignore[attr-defined] # torch's stubs leave it out
 TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
 
 # What to do about each of the checks of torch.library.opcheck.
@@ -45,10 +46,11 @@ class Operator:
         trains: bool,
         takes: int,
         host_work: str | None = None,
+        transparent: bool = False,
     ) -> None:
         self.name, self.label, self.signature, self.layouts = name, label, signature, layouts
         self.semantics, self.trains, self.takes = semantics, trains, takes
-        self.host_work = host_work
+        self.host_work, self.transparent = host_work, transparent
         self.tags = TAGS if host_work is None else (*TAGS, torch.Tag.cudagraph_unsafe)
         self.members: list[Member] = []
         self.by_first: dict[int, list[Member]] = {}
@@ -96,6 +98,12 @@ class Operator:
         body = self._body(layout)
         library.impl(name, body, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{name}", self._fake(layout), lib=library)
+        if self.transparent:
+            from torch._subclasses.functional_tensor import FunctionalTensorMode  # imports the compiler's parts
+
+            torch.library.register_torch_dispatch(
+                f"{NAMESPACE}::{name}", FunctionalTensorMode, self._shown, lib=library
+            )
         op = getattr(getattr(torch.ops, NAMESPACE), name).default
         if self.signature.mutates:
             backward.refuse(library, name, op, body, f"{self.label} writes to its arguments and has no backward.")
@@ -158,7 +166,7 @@ class Operator:
                 results.__class__ is tuple
                 and (*map(type, results),) == types
                 and known.get(key) == (*map(_dtype, results),)
-                and _apart(results, given)
+                and apart(results, given)
             ):
                 return result
             return self._kept(result, call, state, key, layout)
@@ -168,7 +176,7 @@ class Operator:
     def _own(self, tensor: torch.Tensor, given: list[torch.Tensor]) -> torch.Tensor:
         """``tensor`` as the fake promises it: contiguous, and in memory of its own."""
         for t in given:
-            if _share(tensor, t):
+            if share(tensor, t):
                 self.copies["a result shares memory with an argument or another result"] += 1
                 return tensor.clone(memory_format=torch.contiguous_format)
         if not tensor.is_contiguous():
@@ -187,8 +195,8 @@ class Operator:
         """The results as the op returns them, each its own; of the reference's structure and dtypes, or an error."""
         if layout_of(result) != layout:
             raise CandidateError(
-                f"{self.label} returns {_described(result)}, the task {self.signature.task} says "
-                f"{_described_layout(layout)}. Return what the interface does."
+                f"{self.label} returns {described(result)}, the task {self.signature.task} says "
+                f"{described_layout(layout)}. Return what the interface does."
             )
         tensors, dtypes = tensors_in(result), self._dtypes.get(key)
         if dtypes is None:
@@ -197,8 +205,8 @@ class Operator:
         for tensor, dtype in zip(tensors, dtypes, strict=True):
             if tensor.dtype is not dtype:
                 raise CandidateError(
-                    f"{self.label} returns {_names(t.dtype for t in tensors)}, the task {self.signature.task} says "
-                    f"{_names(dtypes)}. Cast in the candidate, or declare what it supports (dtypes=...)."
+                    f"{self.label} returns {names(t.dtype for t in tensors)}, the task {self.signature.task} says "
+                    f"{names(dtypes)}. Cast in the candidate, or declare what it supports (dtypes=...)."
                 )
             kept.append(self._own(tensor, given + kept))
         return kept[0] if len(kept) == 1 else tuple(kept) if kept else None
@@ -218,16 +226,14 @@ class Operator:
 
     def decomposed(self, layout: Layout) -> Callable[..., Any]:
         """The reference with the op's own arguments and results."""
+        return _as_op(lambda call, state: self.semantics(self._call(call), state))
 
-        def decomposed(*arguments: Any) -> Any:
-            *call, state = arguments
-            with undispatched():
-                result = tensors_in(self.semantics(self._call(call), state))
-            given = [a for a in (*call, *state) if isinstance(a, torch.Tensor)]
-            new = tuple(t.clone() if any(t is g for g in given) else t.contiguous() for t in result)
-            return new[0] if len(new) == 1 else new if new else None
-
-        return decomposed
+    def _shown(self, mode: Any, op: Any, types: Any, arguments: Sequence[Any], named: dict[str, Any]) -> Any:
+        """The candidate itself, where AOTAutograd asks for the op: its kernels become nodes of the graph."""
+        if named:  # nothing of ours calls it so
+            return mode.__torch_dispatch__(op, types, arguments, named)
+        with mode, torch.no_grad(), launching_in_graph():
+            return _as_op(self._run)(*arguments)
 
     # -- checking ------------------------------------------------------------------------------------------------
 
@@ -246,7 +252,7 @@ class Operator:
         with torch.no_grad():
             first = copies()
             one, two = tensors_in(op(*first)), tensors_in(op(*first))
-        if any(_share(a, b) for a in one for b in two):
+        if any(share(a, b) for a in one for b in two):
             raise CandidateError(
                 f"{self.label} returns the same memory from two calls, so that the second overwrites the first result. "
                 "Return a new tensor from each call."
@@ -260,16 +266,18 @@ class Operator:
                 ) from (verdict if isinstance(verdict, BaseException) else None)
 
 
-def _apart(results: Sequence[torch.Tensor], given: list[torch.Tensor]) -> bool:
-    """Each result is contiguous and in memory of its own; adds them to ``given``."""
-    for tensor in results:
-        for other in given:
-            if _share(tensor, other):
-                return False
-        if not tensor.is_contiguous():
-            return False
-        given.append(tensor)
-    return True
+def _as_op(compute: Callable[[Sequence[Any], Sequence[torch.Tensor]], Any]) -> Callable[..., Any]:
+    """``compute(call, state)`` with an op's own arguments and results, for a tracer."""
+
+    def traced(*arguments: Any) -> Any:
+        *call, state = arguments
+        with undispatched():
+            result = tensors_in(compute(call, state))
+        given = [a for a in (*call, *state) if isinstance(a, torch.Tensor)]
+        new = tuple(t.clone() if any(t is g for g in given) else t.contiguous() for t in result)
+        return new[0] if len(new) == 1 else new if new else None
+
+    return traced
 
 
 def _flat(call: Sequence[Any]) -> list[torch.Tensor]:
@@ -280,18 +288,3 @@ def _copy(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
     return [_copy(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _names(dtypes: Any) -> str:
-    return ", ".join(str(d).removeprefix("torch.") for d in dtypes)
-
-
-def _described(result: Any) -> str:
-    layout = layout_of(result)
-    return type(result).__name__ if layout is None else _described_layout(layout)
-
-
-def _described_layout(layout: Layout) -> str:
-    if isinstance(layout, str):
-        return {"tensor": "a tensor", "none": "nothing"}[layout]
-    return f"({', '.join('tensor' if present else 'None' for present in layout)})"

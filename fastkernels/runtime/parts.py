@@ -15,7 +15,7 @@ from torch.compiler import is_compiling
 from fastkernels.errors import CandidateError, LoweringError
 from fastkernels.runtime.candidate import Candidate, Lowering
 from fastkernels.runtime.fake import reference_for, slots_of
-from fastkernels.runtime.lowering import Forward, Lowered, fresh, lower
+from fastkernels.runtime.lowering import OPERATORS, Forward, Lowered, fresh, lower
 from fastkernels.runtime.opaque import canonical
 from fastkernels.tasks import Task
 
@@ -57,7 +57,7 @@ def lower_all(
                 facts=facts,
                 digest=candidate.digest,
                 reference=reference_for(candidate.task, facts, device=device),
-                lowering=candidate.lowering or lowering if lowering == "auto" else lowering,
+                lowering=_asked(candidate, lowering),
                 example=example,
                 like=None if like is None else like[""],
             )
@@ -106,7 +106,7 @@ def lower_parts(
                     done[key] = Lowered(forward=plain, kind="inline", reason=NOT_CALLED, content=content)
                     continue
                 shown = (*content, *_kinds(part, call))
-                asked = candidate.lowering or lowering if lowering == "auto" else lowering
+                asked = _asked(candidate, lowering)
                 lowered = _lower_part(part, candidate, method, asked, call, facts, known or tried.get(shown))
                 done[key] = replace(lowered, content=content)
                 tried.setdefault(shown, done[key])
@@ -115,6 +115,13 @@ def lower_parts(
             made.close()
         raise
     return done
+
+
+def _asked(candidate: Candidate, lowering: Lowering) -> Lowering:
+    """What the candidate declares decides where it was left open, and whether compilers may look into it."""
+    if lowering == "auto":
+        return candidate.lowering or lowering
+    return "opaque" if lowering == "transparent" and candidate.lowering == "opaque" else lowering
 
 
 def _equal(like: Mapping[str, Lowered], key: str, content: tuple[str, ...]) -> Lowered | None:
@@ -153,7 +160,7 @@ def _lower_part(
     device = next((t.device for t in (*part.parameters(), *part.buffers())), torch.device("cpu"))
     reference = reference_for(task, facts, device=device)
     own = not hasattr(task.interface, method)  # nothing says what an operator of it would return
-    if own and like is None and lowering != "opaque":
+    if own and like is None and lowering not in OPERATORS:
         from fastkernels.runtime.trace import untraceable  # imports Dynamo, which takes a second
 
         untraced = untraceable(plain, call or (), implementation=part)
@@ -176,7 +183,7 @@ def _lower_part(
         part.__dict__[method] = _by_mode(plain, composed)
         reason = lowered.reason if like is not None else f"its forward and an add; {lowered.reason}"
         return replace(lowered, forward=composed, reason=reason, composed=True)
-    if lowered.kind == "opaque":
+    if lowered.kind in OPERATORS:
         part.__dict__[method] = _by_mode(plain, lowered.forward)
         if lowered.absent:
             names = [list(inspect.signature(plain).parameters)[i] for i in lowered.absent]

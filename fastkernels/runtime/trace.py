@@ -38,15 +38,15 @@ def untraceable(forward: Callable[..., Any], example: tuple[Any, ...], *, implem
     reasons_before = len(graph_break_reasons)
     try:
         with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=False):  # sizes are to be retraced here
-            for batch in _batches(example):
+            for batch in batches(example):
                 for repeat in range(2):
                     want, before = _eager(forward, example, batch), graphs
                     if want is None:  # the candidate does not take this size at all
                         break
-                    got = compiled(*_fresh(example, batch))
+                    got = compiled(*copies(example, batch))
                     if repeat and graphs > before:
                         return f"it recompiles at every call: {_guard()}"
-                    if not _close(got, want):
+                    if not close(got, want):
                         return "its traced graph computes something else than its code does"
     except TorchDynamoException as error:
         return _told(error, implementation)
@@ -54,7 +54,7 @@ def untraceable(forward: Callable[..., Any], example: tuple[Any, ...], *, implem
         return f"{type(error).__name__} while traced: {_first_line(str(error))}"
     finally:
         del graph_break_reasons[reasons_before:]
-    return f"it needs {graphs} graphs for {len(_batches(example))} batch sizes" if graphs > MOST_GRAPHS else None
+    return f"it needs {graphs} graphs for {len(batches(example))} batch sizes" if graphs > MOST_GRAPHS else None
 
 
 def _alone(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,14 +68,14 @@ def _alone(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 def _eager(forward: Callable[..., Any], example: tuple[Any, ...], batch: int | None) -> tuple[torch.Tensor, ...] | None:
     try:
-        return tensors_in(forward(*_fresh(example, batch)))
+        return tensors_in(forward(*copies(example, batch)))
     except Exception:
         if batch is None:
             raise
         return None
 
 
-def _batches(example: tuple[Any, ...]) -> list[int | None]:
+def batches(example: tuple[Any, ...]) -> list[int | None]:
     """Batch sizes to try, the example's own (None) first."""
     first = next((a for a in example if isinstance(a, torch.Tensor) and a.dim()), None)
     if first is None or not len(first):
@@ -84,21 +84,21 @@ def _batches(example: tuple[Any, ...]) -> list[int | None]:
     return [None, size + 1, 2 * size + 3, 3 * size + 4]
 
 
-def _fresh(example: tuple[Any, ...], batch: int | None) -> list[Any]:
+def copies(example: tuple[Any, ...], batch: int | None) -> list[Any]:
     """Copies of the arguments; where ``batch`` is given, those that share the first's leading size have that many."""
     first = next((a for a in example if isinstance(a, torch.Tensor) and a.dim()), None)
-    copies = []
+    made: list[Any] = []
     for a in example:
         if not isinstance(a, torch.Tensor):
-            copies.append(a)
+            made.append(a)
         elif batch is None or first is None or not a.dim() or len(a) != len(first):
-            copies.append(a.detach().clone())
+            made.append(a.detach().clone())
         else:
-            copies.append(a.detach()[torch.arange(batch, device=a.device) % len(a)])
-    return copies
+            made.append(a.detach()[torch.arange(batch, device=a.device) % len(a)])
+    return made
 
 
-def _close(got: Any, want: tuple[torch.Tensor, ...]) -> bool:
+def close(got: Any, want: tuple[torch.Tensor, ...]) -> bool:
     tensors = tensors_in(got)
     return len(tensors) == len(want) and all(
         g.shape == w.shape

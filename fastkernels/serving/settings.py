@@ -6,13 +6,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from fastkernels.errors import ServingError
 
+if TYPE_CHECKING:
+    from fastkernels.runtime.candidate import Lowering
+
 PREFIX = "FASTKERNELS_"
 OnError = Literal["stop", "serve"]
-Lowering = Literal["auto", "inline", "opaque"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ class Settings:
             sites=_path(given, "SITES"),
             on_error=_one_of(given, "ON_ERROR", get_args(OnError), "stop"),  # type: ignore[arg-type] # one of them
             verify=_one_of(given, "VERIFY", ("0", "1"), "1") == "1",
-            lowering=_one_of(given, "LOWERING", get_args(Lowering), None),  # type: ignore[arg-type] # one of them
+            lowering=_lowering(given),
             report_dir=_path(given, "REPORT_DIR"),
             lock=_path(given, "LOCK"),
             watch=_one_of(given, "WATCH", ("0", "1"), "0") == "1",
@@ -101,6 +103,14 @@ OTHERS = frozenset({"RESULTS_DIR", "TRACKING_URI"})  # of other parts of this li
 
 def _path(given: Mapping[str, str], name: str) -> Path | None:
     return Path(given[name]).expanduser() if name in given else None
+
+
+def _lowering(given: Mapping[str, str]) -> Lowering | None:
+    if "LOWERING" not in given:
+        return None
+    from fastkernels.runtime.candidate import Lowering  # imports torch, which a process that asks nothing is spared
+
+    return _one_of(given, "LOWERING", get_args(Lowering), None)  # type: ignore[return-value] # one of them
 
 
 def _one_of(given: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str | None) -> str | None:

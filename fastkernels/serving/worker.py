@@ -14,6 +14,7 @@ from fastkernels.errors import ServingError
 from fastkernels.patches.compose import selector
 from fastkernels.patches.patch import Patch, patch, plan
 from fastkernels.patches.site import Site
+from fastkernels.runtime.candidate import Lowering
 from fastkernels.serving.content import digest_of
 from fastkernels.serving.preflight import preflight, selection
 from fastkernels.serving.settings import Settings
@@ -32,7 +33,7 @@ def stand(
     rank: int,
     world_size: int,
     compilation: str,
-    lowering: Literal["auto", "inline", "opaque"],
+    lowering: Lowering,
     name: str = "target",
     context: AbstractContextManager[Any] | None = None,
     check: Callable[[Patch], None] | None = None,
@@ -108,7 +109,7 @@ def stand(
 def _patched(
     model: nn.Module,
     settings: Settings,
-    lowering: Literal["auto", "inline", "opaque"],
+    lowering: Lowering,
     *,
     context: AbstractContextManager[Any] | None,
     check: Callable[[Patch], None] | None,

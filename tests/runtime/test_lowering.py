@@ -206,7 +206,7 @@ def test_the_library_does_not_import_dynamo_before_something_is_tried() -> None:
 
 
 def test_another_word_for_lowering_is_refused() -> None:
-    with pytest.raises(LoweringError, match="lowering: 'inline', 'opaque' or 'auto', not 'fast'"):
+    with pytest.raises(LoweringError, match="lowering: 'inline', 'opaque', 'transparent', 'auto', not 'fast'"):
         lowered(Clean, "fast")
 
 

@@ -41,7 +41,7 @@ def test_settings_told_by_environment_are_the_same_settings(settings):
     [
         ("ON_ERROR", "ignore", "it takes stop, serve"),
         ("VERIFY", "yes", "it takes 0, 1"),
-        ("LOWERING", "fast", "it takes auto, inline, opaque"),
+        ("LOWERING", "fast", "it takes inline, opaque, transparent, auto"),
         ("WATCH", "true", "it takes 0, 1"),
         ("CANDIDATE", "mine", "is no setting. There are FASTKERNELS_CANDIDATES"),
         ("CANDIDATES", "", "is empty"),

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
 
 import torch
 from pydantic import ValidationError
@@ -26,6 +25,7 @@ from fastkernels.evaluation.e2e.scenario import Scenario, load_scenario
 from fastkernels.evaluation.scale.job import Event, Job, Outcome
 from fastkernels.evaluation.scale.run_jobs import run_jobs
 from fastkernels.evaluation.whole_file import whole_file
+from fastkernels.runtime.candidate import Lowering
 from fastkernels.runtime.load import LEVELS, shipped_folder
 from fastkernels.tasks import task_for_stem
 
@@ -42,7 +42,7 @@ def evaluate(
     threads: int | None = None,
     only: Sequence[str] = (),
     select: Sequence[str] = (),
-    lowering: Literal["auto", "inline", "opaque"] = "auto",
+    lowering: Lowering = "auto",
     verify: bool = True,
     gpus: int | None = None,
     ray_address: str | None = None,

@@ -8,13 +8,14 @@ import hashlib
 import shutil
 import sys
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import BaseModel, ValidationError
 
 from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.e2e.scenario import Entry
 from fastkernels.evaluation.scale.job import ENTRY
+from fastkernels.runtime.candidate import Lowering
 
 MODEL, CANDIDATES = "model.json", "candidates"
 NAMED = ("shipped", "reference", "identity")  # sets of candidates that need no folder
@@ -29,7 +30,7 @@ class JobSpec(BaseModel):
     device: str
     threads: int
     select: tuple[str, ...] = ()
-    lowering: Literal["auto", "inline", "opaque"] = "auto"
+    lowering: Lowering = "auto"
     verify: bool = True
 
     @classmethod

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from fastkernels.evaluation.e2e.scenario import Entry
+from fastkernels.runtime.candidate import Lowering
 
 Role = Literal["reference", "baseline", "null", "candidate"]
 
@@ -20,7 +21,7 @@ class Setup(BaseModel):
     threads: int
     candidates: str = ""
     select: tuple[str, ...] = ()
-    lowering: Literal["auto", "inline", "opaque"] = "auto"
+    lowering: Lowering = "auto"
     verify: bool = True
     standing: tuple[tuple[str, str], ...] = ()  # of the null arm: path and task of the candidate's dispatchers
     model: str = ""  # of an engine's arm: the folder or hub id that it loads
