@@ -31,6 +31,7 @@ def bench(
     self_test: Annotated[bool, typer.Option("--self-test", help="The best baseline against itself: 1.")] = False,
     production: Annotated[bool, typer.Option("--production", help="The large shapes of serving instead.")] = False,
     dtype: Annotated[list[str] | None, typer.Option(help="float32, bfloat16 or float16; repeatable.")] = None,
+    mode: Annotated[list[str] | None, typer.Option(help="eager, compiled or graph; repeatable.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda where there is one.")] = None,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds of timing.", min=2)] = 8,
     timeout: Annotated[float, typer.Option(help="Seconds that a candidate may take to answer.", min=1.0)] = 60.0,
@@ -50,6 +51,7 @@ def bench(
             self_test=self_test,
             device=device,
             dtypes=dtype,
+            modes=mode,  # type: ignore[arg-type] # others are refused by name
             rounds=rounds,
             production=production,
             cases=case,

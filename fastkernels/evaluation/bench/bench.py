@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from fastkernels.evaluation.bench.benched import bench_task
 from fastkernels.evaluation.bench.fork_server import ForkServer
 from fastkernels.evaluation.bench.pool import Options
 from fastkernels.evaluation.bench.result import BenchResult, Mode
+from fastkernels.evaluation.bench.roofline import measured_peaks
 from fastkernels.evaluation.bench.site import Memory
 from fastkernels.evaluation.bench.source import Source, sources_of
 from fastkernels.evaluation.e2e.machine import machine
@@ -22,6 +23,7 @@ from fastkernels.tasks import get_task
 from fastkernels.tasks.task import Case
 
 DTYPES = {"cpu": (torch.float32,), "cuda": (torch.bfloat16, torch.float32)}
+MODES: tuple[Mode, ...] = ("eager", "graph", "compiled")
 LEAST_ROUNDS = 2
 
 
@@ -38,6 +40,8 @@ def bench(
     production: bool = False,
     cases: Iterable[str] | None = None,
     timeout: float = 60.0,
+    baselines: Mapping[str, Iterable[Any]] | None = None,
+    modes: Iterable[Mode] | None = None,
 ) -> BenchResult:
     """Judges and times each candidate on every case of its task.
 
@@ -56,6 +60,9 @@ def bench(
         production: the large shapes seen in serving instead of the small ones.
         cases: names of cases; all if None.
         timeout: seconds that one order to a candidate's process may take.
+        baselines: classes or files by task, to compare with instead of all that is known; other tasks keep theirs.
+        modes: of timing, ``eager`` always among them; if None eager, on CUDA also ``graph``, and for ``production``
+            shapes ``compiled``.
 
     Raises:
         EvaluationError: no such device, or fewer than two rounds.
@@ -78,12 +85,17 @@ def bench(
         cases=None if cases is None else frozenset(cases),
         timeout=timeout,
         self_test=self_test,
-        modes=_modes(where, production),
+        modes=_modes(where, production, modes),
+        baselines={n: tuple(_baselines(n, given)) for n, given in (baselines or {}).items()},
     )
     captured = _captured(captures, chosen) if captures is not None else {}
     found = []
     memory = Memory(where)
     with ForkServer() as server:
+        if where.type == "cuda":  # while the server imports torch; on the CPU that would be in the way
+            for dtype in options.dtypes:
+                measured_peaks(where, dtype)
+        server.ready()
         try:
             for source in chosen:
                 found += bench_task(source, server, memory, options, captured.get(source.task))
@@ -102,10 +114,19 @@ def bench(
     )
 
 
-def _modes(device: torch.device, production: bool) -> tuple[Mode, ...]:
+def _modes(device: torch.device, production: bool, given: Iterable[Mode] | None) -> tuple[Mode, ...]:
     """Graphs are CUDA's; compiling each case takes seconds, so that is done for the shapes that are reported."""
-    graph: tuple[Mode, ...] = ("graph",) if device.type == "cuda" else ()
-    return ("eager", *graph, "compiled") if production else ("eager", *graph)
+    usual: tuple[Mode, ...] = ("eager", "graph", "compiled") if production else ("eager", "graph")
+    wanted = usual if given is None else ("eager", *given)
+    possible = tuple(m for m in MODES if m in wanted and (m != "graph" or device.type == "cuda"))
+    if unknown := [m for m in wanted if m not in MODES]:
+        raise EvaluationError(f"bench: {unknown[0]!r} is no mode. Say {', '.join(MODES)}.")
+    return possible
+
+
+def _baselines(task: str, given: Iterable[Any]) -> Iterator[Source]:
+    for one in given:
+        yield from sources_of({task: one})[0].values()
 
 
 def _named(chosen: Sequence[Source]) -> str:

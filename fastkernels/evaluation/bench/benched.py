@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,10 +11,11 @@ from typing import Any
 
 import torch
 
+from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.bench.baselines.baselines import baselines_for
+from fastkernels.evaluation.bench.contestants import Contestants
 from fastkernels.evaluation.bench.fork_server import ForkServer
-from fastkernels.evaluation.bench.inputs import not_benchable
-from fastkernels.evaluation.bench.judge import judge_drawn
+from fastkernels.evaluation.bench.inputs import DEVICE_FAILS, not_benchable
 from fastkernels.evaluation.bench.judged import Judged, judged
 from fastkernels.evaluation.bench.packed import unpack
 from fastkernels.evaluation.bench.pool import Options, Pool
@@ -29,6 +31,8 @@ from fastkernels.evaluation.bench.watched import watched
 from fastkernels.tasks import get_task
 from fastkernels.tasks.task import Case
 from fastkernels.tasks.tensors import tensors
+
+HACKS = frozenset({"TAMPERED", "FORGED"})  # counted in whatever mode they are seen
 
 
 def bench_task(
@@ -68,6 +72,8 @@ class _Case:
         self.pool, self.memory, self.case, self.dtype = pool, memory, case, dtype
         self.task, self.options = pool.task, pool.options
         self.state = _State()
+        self.source = pool.source  # of what is judged and timed: in a self-test, the best baseline
+        self.suspect: Runner
         self.captured = captured
 
     def run(self) -> CaseResult:
@@ -78,39 +84,57 @@ class _Case:
         try:
             self._run()
         except RunnerFailed as error:
-            self.state.failures.append(Failure(code=error.code, where="", detail=error.detail))
+            self._fail(error.code, "", error.detail)
+        except (*DEVICE_FAILS, EvaluationError) as error:  # of this process: the next case may fit
+            detail = f"the case could not be judged to its end: {type(error).__name__}: {error}"
+            self._fail("SKIPPED", "the bench", detail[:400])
+        finally:
+            self._free()
+        if any(f.code in HACKS for f in self.state.failures):
+            self.pool.hopeless.clear()  # it may have been the candidate that ended them
         return self._result()
 
     def _run(self) -> None:
-        baselines = list(self._baselines()) if self.options.self_test else []
-        suspect = None if self.options.self_test else self.pool.runner(self.pool.source, watch=True)
+        loaded = None if self.options.self_test else self.pool.runner(self.source, "candidate")
         site = Site(self.task, self.case, self.dtype, self.memory, secrets.randbits(62))
         self._describe(site)
-        if suspect is None:
-            chosen = self._best_of(site, baselines)
-            suspect = self.pool.runner(chosen, watch=True)
+        contestants = Contestants(self.pool, site, list(self._baselines()), self.state.notes)
+        if loaded is None:
+            chosen = contestants.best()
+            if chosen is None:
+                self._fail("SKIPPED", "", "no baseline runs here")
+                return
+            self.source = chosen
             self.state.fields["best_baseline"] = chosen.name
-        with _halted(suspect):
-            site.lend(suspect)
-            found = judged(suspect, site, secrets.randbits(62))
+        self.suspect = loaded or self.pool.runner(self.source, "candidate")
+        try:
+            site.lend(self.suspect)
+            # A compiled baseline is compiled for each shape: it is not what a self-test is to judge.
+            found = judged(self.suspect, site, secrets.randbits(62), hidden=not self.source.compiled)
             self._judged(found)
-            self._tampered(suspect)
+            self._tampered()
+            self.suspect.stop()
             if not self.state.failures:
-                self._watched(suspect, site)
-            self._timed(site, suspect, found, baselines or list(self._baselines()))
-            self._tampered(suspect)
+                self._watched(site)
+            if not self.state.failures and found.draws:
+                self._timed(site, contestants, found)
+            self._tampered()
+        finally:
+            self.suspect.stop()
 
-    def _tampered(self, suspect: Runner) -> None:
+    def _tampered(self) -> None:
         known = {f.detail for f in self.state.failures}
-        for line in suspect.tampered() if suspect.alive and not self.options.self_test else []:
+        for line in self.suspect.tampered() if self.suspect.alive and not self.options.self_test else []:
             if line not in known:
                 self._fail("TAMPERED", "the process", line)
         for line in [*self.pool.outside(), *(f"left {name} behind" for name in self.pool.strays())]:
             self._fail("TAMPERED", "the system", line)
 
-    def _watched(self, suspect: Runner, site: Site) -> None:
-        ghost = self.pool.runner(self.pool.source, watch=False) if not self.options.self_test else None
-        found = watched(suspect, ghost, site, secrets.randbits(62))
+    def _watched(self, site: Site) -> None:
+        """In processes of their own: what was under a profiler is not timed."""
+        observer = self.pool.runner(self.source, "watched")
+        ghost = self.pool.runner(self.source, "ghost") if not self.options.self_test else None
+        found = watched(observer, ghost, site, secrets.randbits(62))
         if found is None:
             return
         self.state.failures += found.failures
@@ -120,74 +144,64 @@ class _Case:
         self.pool.launched |= set(found.observed.own)
 
     def _baselines(self) -> Iterator[Source]:
+        if self.task.name in self.options.baselines:
+            yield from self.options.baselines[self.task.name]
+            return
         for spec in baselines_for(self.task, self.options.device, self.dtype, dict(self.case.init)):
             if not spec.compiled or "compiled" in self.options.modes or self.options.device.type == "cuda":
                 yield Source.of_spec(spec, self.task)
 
-    def _lent(self, site: Site, sources: Iterable[Source]) -> dict[str, Runner]:
-        """Those baselines that take the site, each in its child."""
-        found = {}
-        for source in sources:
-            for attempt in (1, 2):
-                try:
-                    found[source.name] = self._lent_one(site, source)
-                except RunnerFailed as error:
-                    if error.code == "CRASH" and attempt == 1:
-                        continue  # by whomever: once more in a new process
-                    self.state.notes.append(f"baseline {source.name}: {error.detail.splitlines()[0][:160]}")
-                break
-        return found
-
-    def _lent_one(self, site: Site, source: Source) -> Runner:
-        runner = self.pool.runner(source, watch=False)
-        site.lend(runner)
-        arguments = site.referee.draw(0)
-        expected = site.referee.expect(arguments, name="warm")
-        if expected is not None:
-            (outputs,) = site.outputs_for(runner, [expected.expected])
-            called = runner.call(site.give(runner, arguments), outputs)
-            wrong = judge_drawn(expected, called.outputs, None, task=self.task, dtype=self.dtype).failures
-            if wrong:
-                raise RunnerFailed("WRONG_OUTPUT", f"left out, for it is wrong here: {wrong[0].detail}")
-        runner.stop()
-        return runner
-
-    def _best_of(self, site: Site, sources: list[Source]) -> Source:
-        runners = self._lent(site, sources)
-        bed = Bed(site, runners, suspect=None, judged=Judged())
-        times = bed.estimates()
-        best = min(times, key=times.__getitem__)
-        return next(s for s in sources if s.name == best)
-
-    def _timed(self, site: Site, suspect: Runner, found: Judged, sources: list[Source]) -> None:
-        if self.state.failures or not found.draws:
-            return
-        suspect.stop()
-        runners = self._lent(site, sources)
-        if not runners:
+    def _timed(self, site: Site, contestants: Contestants, found: Judged) -> None:
+        if not contestants.runners():
             self.state.notes.append("no baseline runs here")
             return
         if not any(t.numel() for t in tensors(site.referee.draw(0))):
             self.state.notes.append("empty: judged, not timed")
             self.state.fields["score"] = 1.0
             return
-        contestants = {**runners, CANDIDATE: suspect}
         contests: dict[Mode, Contest] = {}
         for mode in self.options.modes:
-            bed = Bed(site, contestants, suspect=CANDIDATE, judged=found, mode=mode)
-            estimates = bed.estimates()
-            self.state.notes += bed.notes
-            if CANDIDATE in bed.runners and len(bed.runners) > 1:
-                contests[mode] = bed.contest(estimates, self.options.rounds)
-                self.state.failures += contests[mode].failures
-            if mode == "eager":
-                costs = [self.task.cost(site.reference, *unpack(a)) for a in bed.ring.some()]
-                self.state.fields |= {"bytes": min(c.bytes for c in costs), "flops": min(c.flops for c in costs)}
+            try:
+                contest = self._contest(site, contestants, found, mode)
+            except RunnerFailed as error:
+                if mode == "eager" or error.code in HACKS or not self.suspect.alive:
+                    raise
+                self.state.notes.append(f"{mode}: {error.detail.partition(chr(10))[0][:160]}")
+                continue
+            if contest is not None:
+                contests[mode] = contest
+                self.state.failures += contest.failures
+            self._tampered()
+            if self.state.failures:
+                break
         found_fields = scored(contests, self.state.fields)
         self.state.notes += found_fields.pop("notes", [])
         self.state.fields |= found_fields
         self.state.failures += clocks_differ(self.state.fields, self.state.kernel_seconds)
         self.state.failures += below_roofline(site, self.state.fields)
+
+    def _contest(self, site: Site, contestants: Contestants, found: Judged, mode: Mode) -> Contest | None:
+        """The times of all that take ``mode``; None where the candidate does not, or nobody else."""
+        if not self.suspect.alive:  # it was ended after a mode that it did not take
+            self.suspect = contestants.lend(self.source, "candidate")
+        others = contestants.runners()
+        if mode == "compiled":  # which takes seconds each: the compiled reference stands for all, where there is one
+            others = {s.name: others[s.name] for s in contestants.sources if s.compiled and s.name in others} or others
+        runners = {**others, CANDIDATE: self.suspect}
+        bed = Bed(site, runners, suspect=CANDIDATE, judged=found, mode=mode)
+        try:
+            estimates = bed.estimates()
+            if mode == "eager":
+                costs = [self.task.cost(site.reference, *unpack(a)) for a in bed.ring.some()]
+                self.state.fields |= {"bytes": min(c.bytes for c in costs), "flops": min(c.flops for c in costs)}
+            if CANDIDATE not in bed.runners or len(bed.runners) < 2:
+                return None
+            return bed.contest(estimates, self.options.rounds)
+        finally:
+            self.state.notes += bed.notes
+            for name, runner in runners.items():
+                if name not in bed.runners:
+                    runner.close()  # a capture that failed leaves its process in no known state
 
     def _judged(self, found: Judged) -> None:
         self.state.failures += found.failures
@@ -211,6 +225,13 @@ class _Case:
             "bytes": cost.bytes,
             "flops": cost.flops,
         }
+
+    def _free(self) -> None:
+        """Gives back what the references of this case took: the next may be larger."""
+        if self.options.device.type == "cuda":
+            gc.collect()
+            with contextlib.suppress(RuntimeError):  # a device that has failed is told case by case
+                torch.cuda.empty_cache()
 
     def _fail(self, code: str, where: str, detail: str) -> None:
         self.state.failures.append(Failure(code=code, where=where, detail=detail))
@@ -242,13 +263,3 @@ def _failed(result: CaseResult, failure: Failure) -> CaseResult:
     failures = [*result.failures, failure]
     status = status_of(f.code for f in failures)
     return result.model_copy(update={"failures": failures, "status": status, "gate": False, "score": 0.0})
-
-
-@contextlib.contextmanager
-def _halted(runner: Runner) -> Iterator[None]:
-    """Afterwards the child stands still until it is needed again."""
-    try:
-        yield
-    finally:
-        if runner.alive:
-            runner.stop()

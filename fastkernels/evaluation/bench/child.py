@@ -6,12 +6,11 @@ itself can only count against it."""
 from __future__ import annotations
 
 import gc
-import itertools
 import json
+import os
 import pickle
 import socket
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,16 +18,11 @@ from torch import nn
 
 from fastkernels.evaluation.bench import wire
 from fastkernels.evaluation.bench.audit import Audit
+from fastkernels.evaluation.bench.batch import batch, counted
+from fastkernels.evaluation.bench.built import built
 from fastkernels.evaluation.bench.graphed import Replay, captured
 from fastkernels.evaluation.bench.loaded import loaded
-from fastkernels.evaluation.bench.observe import (
-    MOST_NAMES,
-    brought,
-    launches_of,
-    loaded_libraries,
-    operators_of,
-    without_own_kernels,
-)
+from fastkernels.evaluation.bench.observe import MOST_NAMES, loaded_libraries, observed, without_own_kernels
 from fastkernels.evaluation.bench.outputs import described, encode, is_plain, tensors_of
 from fastkernels.evaluation.bench.packed import unpack
 from fastkernels.evaluation.bench.poison import poison_free_memory, unpoisoned
@@ -59,12 +53,14 @@ def serve(pipe: socket.socket) -> None:
             arguments["descriptors"] = descriptors
         try:
             value = getattr(harness, verb)(**arguments)
-            reply = {"nonce": nonce, "value": value}
+            reply: dict[str, Any] = {"nonce": nonce, "value": value}
         except Refused as error:
             reply = {"nonce": nonce, "code": error.code, "error": str(error)}
         except BaseException as error:  # noqa: BLE001 - a candidate may raise anything; the parent judges it
             traceback.print_exc()
             reply = {"nonce": nonce, "code": "CALL_ERROR", "error": f"{type(error).__name__}: {error}"[:1000]}
+            # A capture that failed is the parent's to deal with: it does not use this process again.
+            reply["broken"] = arguments.get("mode") != "graph" and harness.broken()
         wire.send(pipe, json.dumps(reply).encode())
 
 
@@ -76,6 +72,7 @@ class Harness:
         self.device = torch.device("cpu")
         self.module: nn.Module | None = None
         self.forward: Any = None
+        self.compiled_forward: Any = None
         self.timed_forward: Any = None
         self.slots: list[tuple[Any, ...]] = []
         self.known: dict[bytes, tuple[Any, ...]] = {}
@@ -84,8 +81,11 @@ class Harness:
         self.audit = Audit()
         self._synchronize = torch._C._cuda_synchronize if hasattr(torch._C, "_cuda_synchronize") else None
 
-    def start(self, *, device: str, threads: int, flags: dict[str, Any]) -> None:
-        """Takes over the parent's number of threads and torch's flags, and the device."""
+    def start(self, *, device: str, threads: int, flags: dict[str, Any], caches: str | None) -> None:
+        """Takes over the parent's number of threads and torch's flags, the device, and the compilers' cache folder."""
+        if caches is not None:
+            os.environ["TRITON_CACHE_DIR"] = f"{caches}/triton"
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{caches}/inductor"
         self.device = torch.device(device)
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(flags["matmul"])
@@ -97,19 +97,25 @@ class Harness:
             torch.zeros(1, device=self.device)
 
     def attach(self, *, name: str, handle: Any, descriptors: list[int] | None = None) -> None:
-        """Maps one of the parent's arenas; what was mapped under the name before is forgotten."""
-        self.arenas[name] = Arena.mapped(handle, descriptors or [])
+        """Maps one of the parent's arenas. What was mapped under the name before, and all that looks at it, goes."""
         if name == "inputs":
             self.known.clear()
             self.slots, self.kept = [], []
+        if name == "parameters":
+            self._forget()
+        if self.arenas.pop(name, None) is not None and name == "parameters" and self.device.type == "cuda":
+            gc.unfreeze()  # a module may be in a cycle, and what it looks at is to go
+            gc.collect()
+            gc.freeze()
+        self.arenas[name] = Arena.mapped(handle, descriptors or [])
 
-    def load(self, *, task: str, source: dict[str, Any], watch: bool) -> dict[str, Any]:
-        """Imports the implementation. With ``watch`` everything that it must not touch is noted down first."""
+    def load(self, *, task: str, source: dict[str, Any]) -> dict[str, Any]:
+        """Imports the implementation. Everything that it must not touch is noted down first: of a baseline too, whose
+        process is to be like the candidate's."""
         self.task = get_task(task)
         self.libraries = loaded_libraries()
-        if watch:
-            self.snapshot = Snapshot.take()
-            self.audit.install()
+        self.snapshot = Snapshot.take()
+        self.audit.install()
         try:
             self.candidate = loaded(self.task, source)
         except BaseException as error:
@@ -128,26 +134,17 @@ class Harness:
         self, *, init: dict[str, Any], facts: dict[str, Any], dtype: torch.dtype, parameters: dict[str, Place]
     ) -> None:
         """Builds the implementation; its parameters then are the parent's memory."""
-        self.module, self.forward, self.kept = None, None, []
+        self._forget()
         refusal = self.candidate.supports.refusal(device=self.device, dtype=dtype, facts=facts)
         if refusal is not None:
             raise Refused("SKIPPED", refusal)
+        self.init, self.dtype, self.parameters = init, dtype, parameters
         try:
-            with torch.device(self.device):
-                module = self.candidate.cls(**init)
-            module = module.to(dtype).eval()
-            own = dict(module.named_parameters())
-            if set(own) != set(parameters):
-                raise ValueError(f"parameters {sorted(own)}, the task has {sorted(parameters)}")
-            for name, where in parameters.items():
-                if own[name].shape != where.shape:
-                    raise ValueError(f"{name} is {tuple(own[name].shape)}, the task's {where.shape}")
-                own[name].data = self.arenas["parameters"].view(where)
-                own[name].requires_grad_(False)
+            module = self._built(self.candidate.cls)
         except BaseException as error:
             traceback.print_exc()
             raise Refused("BUILD_ERROR", f"{type(error).__name__}: {error}"[:1000]) from error
-        self.module, self.init, self.dtype = module, init, dtype
+        self.module = module
         self.forward = self._compiled(module) if self.compiled else module
 
     def call(self, *, places: Any, outputs: list[Place]) -> dict[str, Any]:
@@ -166,41 +163,43 @@ class Harness:
     def bind(self, *, slots: list[Any], mode: str) -> None:
         """The arguments of timed calls, one slot a call, built once: contents change, tensors do not. In the mode
         ``graph`` each slot's call is captured, ``compiled`` is through ``torch.compile``."""
-        self.kept = []
+        self.slots, self.kept = [], []
         gc.collect()
-        gc.freeze()  # what judging and watching left costs timed calls nothing
+        gc.freeze()  # what judging left costs timed calls nothing
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # however much was called before: all start from the same
         self.slots = [unpack(self.arenas["inputs"].views(places)) for places in slots]
-        anew = mode == "compiled" and not self.compiled
-        self.timed_forward = self._compiled(self.module) if anew else self.forward
+        self.timed_forward = self.forward
+        if mode == "compiled" and not self.compiled:
+            if self.compiled_forward is None:  # not by its truth: a compiled module asks its module for a length
+                self.compiled_forward = self._compiled(self.module)
+            self.timed_forward = self.compiled_forward
         if mode == "graph":
             self.slots = [(replay,) for replay in captured(self.forward, self.slots)]
             self.timed_forward = Replay.__call__
 
-    def timed(self, *, order: list[int]) -> dict[str, Any]:
+    def timed(self, *, order: list[int], paced: bool = False) -> dict[str, Any]:
         """One call for each slot named, in that order, then a device-wide synchronisation. All outputs are kept.
 
         The position in the batch is told in shared memory before each call: the parent may change what comes later.
+        ``paced``: and only when the device has done all calls before it.
         """
-        coming = _counted([self.slots[i] for i in order], memoryview(self.arenas["counter"].buffer).cast("q"))
+        synchronize = self._sync if self.device.type == "cuda" else None
+        counter = memoryview(self.arenas["counter"].buffer).cast("q")
+        coming = counted([self.slots[i] for i in order], counter, synchronize if paced else None)
         order.clear()
-        if self.device.type == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            self.kept = list(itertools.starmap(self.timed_forward, coming))
-            end.record()
-            self._sync()
-            return {"events": start.elapsed_time(end) / 1e3}
-        self.kept = list(itertools.starmap(self.timed_forward, coming))
-        return {"events": None}
+        self.kept, events = batch(self.timed_forward, coming, synchronize)
+        return {"events": events}
 
     def collect(self, *, order: list[int], outputs: list[list[Place]]) -> dict[str, Any]:
         """Hands over the outputs of all calls of the last timed batch; what is told of them, once for each kind."""
         kinds: dict[str, int] = {}
         found: list[Any] = []
         which: list[int] = []
+        parameters = self._parameters()
         for result, slot, places in zip(self.kept, order, outputs, strict=True):
             arguments = self.slots[slot]
-            told = self._handed_over(result, getattr(arguments[0], "arguments", arguments), places)
+            told = self._handed_over(result, getattr(arguments[0], "arguments", arguments), places, parameters)
             key = json.dumps(told)
             if key not in kinds:
                 kinds[key] = len(found)
@@ -211,26 +210,17 @@ class Harness:
         return {"kinds": found, "which": which}
 
     def observe(self, *, places: Any) -> dict[str, Any]:
-        """What one call runs, and whether that is what the reference runs."""
+        """What a call runs, and whether that is what the reference runs. Leaves a profiler's mark on the process."""
+        self._unfreeze()
         arguments = self._arguments(places)
-        own, kernels, seconds = launches_of(lambda: self.forward(*arguments), self.device)
-        mine = operators_of(lambda: self.forward(*arguments))
-        with torch.device(self.device):
-            reference = self.task.interface(**self.init).to(self.dtype).eval()
-        for name, parameter in reference.named_parameters():
-            parameter.data = dict(self.module.named_parameters())[name].data
-        theirs = operators_of(lambda: reference(*arguments))
+        reference = self._built(self.task.interface)
+        found = observed(self.forward, reference, arguments, device=self.device, libraries=self.libraries)
         self._sync()
-        return {
-            "own": own,
-            "brings": brought(self.device, self.libraries),
-            "kernels": kernels or list(dict.fromkeys(o.partition("[")[0] for o in mine))[:MOST_NAMES],
-            "kernel_seconds": seconds,
-            "delegates": not own and mine == theirs,
-        }
+        return found
 
     def ghost(self, *, places: Any, outputs: list[Place]) -> dict[str, Any]:
         """One call in which none of the implementation's own kernels do anything."""
+        self._unfreeze()
         arguments = self._arguments(places)
         poison_free_memory(self.device, [w.span * w.dtype.itemsize for w in outputs])
         try:
@@ -248,6 +238,31 @@ class Harness:
         changed = [] if self.snapshot is None else self.snapshot.differences()
         return changed + self.audit.events
 
+    def broken(self) -> bool:
+        """Whether the device does nothing more for this process: after an illegal access, say."""
+        if self.device.type != "cuda":
+            return False
+        try:
+            torch.zeros(1, device=self.device).add_(1)
+            self._sync()
+        except RuntimeError:
+            return True
+        return False
+
+    def _forget(self) -> None:
+        """Lets go of the implementation and of what looks at its parameters."""
+        self.module = self.forward = self.compiled_forward = self.timed_forward = None
+        self.slots, self.kept = [], []
+
+    def _built(self, cls: type[nn.Module]) -> nn.Module:
+        parameters = {name: self.arenas["parameters"].view(where) for name, where in self.parameters.items()}
+        return built(cls, self.init, device=self.device, dtype=self.dtype, parameters=parameters)
+
+    def _unfreeze(self) -> None:
+        """Frozen objects are not seen by those who look for kernels among all objects."""
+        if self.slots:
+            gc.unfreeze()
+
     def _compiled(self, module: Any) -> Any:
         """For these shapes alone: of an earlier case's the compiler would make dynamic ones, and then give up."""
         torch._dynamo.reset()
@@ -260,7 +275,12 @@ class Harness:
             self.known[key] = unpack(self.arenas["inputs"].views(places))
         return self.known[key]
 
-    def _handed_over(self, result: Any, arguments: Any, outputs: list[Place]) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, torch.Tensor]:
+        return dict(self.module.named_parameters()) if self.module is not None else {}
+
+    def _handed_over(
+        self, result: Any, arguments: Any, outputs: list[Place], parameters: dict[str, torch.Tensor] | None = None
+    ) -> dict[str, Any]:
         found = tensors_of(result)
         copied = []
         for tensor, where in zip(found, outputs, strict=False):
@@ -268,24 +288,12 @@ class Harness:
             if fits:
                 torch.Tensor.copy_(self.arenas["outputs"].view(where), tensor)
             copied.append(fits)
-        parameters = dict(self.module.named_parameters()) if self.module is not None else {}
         return {
             "tree": encode(result),
-            "tensors": described(found, arguments, parameters),
+            "tensors": described(found, arguments, self._parameters() if parameters is None else parameters),
             "copied": copied + [False] * (len(found) - len(copied)),
         }
 
     def _sync(self) -> None:
         if self.device.type == "cuda" and self._synchronize is not None:
             self._synchronize()
-
-
-def _counted(slots: list[tuple[Any, ...]], counter: Any) -> Iterator[tuple[Any, ...]]:
-    """Each slot's arguments, after its position was written to the shared counter."""
-    slots.reverse()
-    position = 0
-    while slots:
-        counter[0] = position
-        position += 1
-        yield slots.pop()
-    counter[0] = position

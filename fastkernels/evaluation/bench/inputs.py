@@ -35,6 +35,7 @@ PROBES, FEW_ELEMENTS = 3, 100_000  # how often inputs are moved; once is enough 
 # Roundings that the answer may move by, in norm and at its worst element, on inputs that no case asked for.
 ILL_L2, ILL_PEAK = 8.0, 32.0
 REFUSES = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)  # how a reference says no to an input
+DEVICE_FAILS = (torch.OutOfMemoryError, torch.AcceleratorError)  # RuntimeErrors too, and no word about the input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,19 +101,34 @@ class Referee:
         self._chooses = chooses(task, self.reference)
 
     def draw(self, seed: int) -> tuple[Any, ...]:
-        """The case's own draw, packed."""
+        """The case's own draw, packed. On a GPU it is drawn there: millions of numbers from a CPU take a while."""
+        if self.device.type == "cuda":
+            there = torch.Generator(self.device).manual_seed(seed)
+            try:
+                with torch.device(self.device):
+                    return pack(self.case.draw(there, self.device, self.dtype))
+            except DEVICE_FAILS:
+                raise
+            except (RuntimeError, ValueError, TypeError):
+                pass  # a case that mixes in tensors of the CPU's
         return pack(self.case.draw(torch.Generator().manual_seed(seed), self.device, self.dtype))
 
     def expect(self, arguments: tuple[Any, ...], *, name: str, family: Family = "random") -> Drawn | None:
         """What the reference says of these packed arguments; None where it refuses them or says nothing.
 
         It says nothing where a result is not finite: a kernel that overflows elsewhere is no worse.
+
+        Raises:
+            torch.OutOfMemoryError: there is no room for the reference, or for float64.
+            torch.AcceleratorError: the device has failed under the reference.
         """
         after = clone(arguments)
         with torch.no_grad():
             try:
                 expected = self.reference(*unpack(after))
                 oracle = self.oracle(*unpack(widened(arguments)))
+            except DEVICE_FAILS:
+                raise
             except REFUSES:
                 return None
             expected = clone(pack(expected))  # it may be, or share, an argument
@@ -168,10 +184,12 @@ def drawn_inputs(
     device: torch.device | str,
     seed: int,
     reference: nn.Module | None = None,
+    hidden: bool = True,
 ) -> Iterator[Drawn]:
     """Five random draws, the structured families, and the hidden shapes, as far as the reference takes them.
 
     Args:
+        hidden: False leaves hidden shapes out.
         seed: of inputs, and of the parameters where ``reference`` is None. Secret until the candidate is imported.
     """
     referee = Referee(task, case, dtype=dtype, device=device, seed=seed, reference=reference)
@@ -191,7 +209,8 @@ def drawn_inputs(
         if drawn is not None and not drawn.ill_conditioned(dtype):
             done.add(name)
             yield drawn
-    yield from _hidden(referee, natural, seeds)
+    if hidden:
+        yield from _hidden(referee, natural, seeds)
 
 
 def not_benchable(task: Task, case: Case, *, device: torch.device | str = "cpu") -> str | None:

@@ -36,15 +36,15 @@ class Judged:
             self.worst = verdict
 
 
-def judged(runner: Runner, site: Site, seed: int) -> Judged:
-    """Calls the built implementation on every draw and judges it.
+def judged(runner: Runner, site: Site, seed: int, *, hidden: bool = True) -> Judged:
+    """Calls the built implementation on every draw and judges it; ``hidden`` as of ``drawn_inputs``.
 
     Raises:
         RunnerFailed: the child died, hangs or forged a reply. What it only raises is a failure of the draw.
     """
     found = Judged()
     history: dict[Any, list[tuple[Any, Any]]] = {}
-    for drawn in _draws(site, seed):
+    for drawn in _draws(site, seed, hidden=hidden):
         if not found.draws:
             found.sharing = site.own_sharing(clone(drawn.arguments))
         found.draws += 1
@@ -99,16 +99,16 @@ def unlike_tensors(called: Called, sharing: list[set[str]], where: str) -> list[
     return failures
 
 
-def _draws(site: Site, seed: int) -> Iterator[Drawn]:
+def _draws(site: Site, seed: int, *, hidden: bool) -> Iterator[Drawn]:
     """The task's draws; after the first also its elements in another order: ends, sum and extremes are the same."""
     first = True
     for drawn in drawn_inputs(
-        site.task, site.case, dtype=site.dtype, device=site.device, seed=seed, reference=site.reference
+        site.task, site.case, dtype=site.dtype, device=site.device, seed=seed, reference=site.reference, hidden=hidden
     ):
         yield drawn
         if first and drawn.family == "random":
             first = False
-            generator = torch.Generator().manual_seed(seed ^ 0x5A5A)
+            generator = torch.Generator(site.device).manual_seed(seed ^ 0x5A5A)
             shuffled = site.referee.expect(_shuffled(drawn.arguments, generator), name="shuffled", family="structured")
             if shuffled is not None and not shuffled.ill_conditioned(site.dtype):
                 yield shuffled
@@ -120,7 +120,7 @@ def _shuffled(arguments: Any, generator: torch.Generator) -> Any:
             return tensor.clone()
         flat = tensor.reshape(-1).clone()
         inner = flat[KEPT_ENDS:-KEPT_ENDS]
-        order = torch.randperm(inner.numel(), generator=generator).to(tensor.device)
+        order = torch.randperm(inner.numel(), generator=generator, device=tensor.device)
         flat[KEPT_ENDS:-KEPT_ENDS] = inner[order]
         return torch.empty_like(tensor).copy_(flat.reshape(tensor.shape))
 

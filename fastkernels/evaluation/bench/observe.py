@@ -6,8 +6,9 @@ import contextlib
 import ctypes
 import gc
 import sys
+import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from fastkernels.runtime.launch import Launcher
 TRITON_KINDS = (("triton.runtime.jit", "JITFunction"), ("triton.runtime.interpreter", "InterpretedFunction"))
 NOT_A_CANDIDATES = ("torch.", "triton.", "fastkernels.")
 MOST_NAMES = 40
+WARM_CALLS, LEAST_WARM_CALLS, WARM_SECONDS = 64, 3, 1.0
+PROFILED_CALLS = 5
 
 
 class _Operators(TorchDispatchMode):
@@ -45,8 +48,51 @@ def operators_of(call: Callable[[], Any]) -> list[str]:
     return mode.seen
 
 
-def launches_of(call: Callable[[], Any], device: torch.device) -> tuple[list[str], list[str], float | None]:
-    """What a call runs: names of the implementation's own kernels, of all GPU kernels, and these kernels' seconds."""
+def observed(
+    forward: Callable[..., Any],
+    reference: Callable[..., Any],
+    arguments: Sequence[Any],
+    *,
+    device: torch.device,
+    libraries: set[str],
+) -> dict[str, Any]:
+    """What a call runs once it is warm: names of kernels, of the own ones, of those ``brought`` since ``libraries``
+    were loaded, and whether its operators are those of ``reference``.
+
+    ``kernel_seconds`` is the time for which the GPU was busy in one call, None where no kernel was seen.
+    """
+
+    def call() -> Any:
+        return forward(*arguments)
+
+    _warm(call, device)
+    own = own_launches(call)
+    kernels, seconds = gpu_kernels(call) if device.type == "cuda" else ([], None)
+    names = {_name(k) for k in _triton_functions()}
+    own |= {f"triton kernel {k}" for k in kernels if k in names}
+    mine, theirs = operators_of(call), operators_of(lambda: reference(*arguments))
+    return {
+        "own": sorted(own)[:MOST_NAMES],
+        "brings": brought(device, libraries),
+        "kernels": (kernels or list(dict.fromkeys(o.partition("[")[0] for o in mine)))[:MOST_NAMES],
+        "kernel_seconds": seconds,
+        "delegates": not own and mine == theirs,
+    }
+
+
+def _warm(call: Callable[[], Any], device: torch.device) -> None:
+    """Calls it until it is tuned and has its workspaces: as often as a candidate has been called when it is timed."""
+    end = time.monotonic() + WARM_SECONDS
+    for i in range(WARM_CALLS):
+        call()
+        if i >= LEAST_WARM_CALLS and time.monotonic() > end:
+            break
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def own_launches(call: Callable[[], Any]) -> set[str]:
+    """Names of the implementation's own kernels that a call launches, as far as Python sees them."""
     own: set[str] = set()
     original = Launcher.__call__
 
@@ -60,11 +106,7 @@ def launches_of(call: Callable[[], Any], device: torch.device) -> tuple[list[str
             call()
     finally:
         Launcher.__call__ = original  # type: ignore[method-assign]
-    kernels, seconds = gpu_kernels(call) if device.type == "cuda" else ([], None)
-    names = {_name(k) for k in _triton_functions()}
-    own |= {n for n in seen if not n.startswith("triton kernel") or n in completed}
-    own |= {f"triton kernel {k}" for k in kernels if k in names}
-    return sorted(own)[:MOST_NAMES], kernels[:MOST_NAMES], seconds
+    return own | {n for n in seen if not n.startswith("triton kernel") or n in completed}
 
 
 @contextlib.contextmanager
@@ -91,15 +133,36 @@ def _completed() -> Iterator[set[str]]:
             kind.run = run
 
 
-def gpu_kernels(call: Callable[[], Any]) -> tuple[list[str], float]:
-    """Names of the kernels that a call runs on the GPU, and the sum of their times in seconds, by the profiler."""
+def gpu_kernels(call: Callable[[], Any]) -> tuple[list[str], float | None]:
+    """Names of the kernels that a call runs on the GPU; and for how long any was running, in seconds of one call, None
+    where none was seen."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as trace:
-        call()
-        torch.cuda.synchronize()
-    found = [e for e in trace.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-    return list(dict.fromkeys(e.name for e in found)), sum(e.self_device_time_total for e in found) / 1e6
+        for _ in range(PROFILED_CALLS):
+            call()
+            torch.cuda.synchronize()
+    found = [
+        e for e in trace.events()
+        if e.device_type == torch.autograd.DeviceType.CUDA and not getattr(e, "is_user_annotation", False)
+    ]  # fmt: skip
+    if not found:
+        return [], None
+    busy = covered((e.time_range.start, e.time_range.end) for e in found)
+    return list(dict.fromkeys(e.name for e in found)), busy / 1e6 / PROFILED_CALLS
+
+
+def covered(intervals: Iterable[tuple[float, float]]) -> float:
+    """How much of a line the intervals cover together.
+
+    >>> covered([(5, 6), (0, 2), (1, 3), (1, 2)])
+    4.0
+    """
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 def brought(device: torch.device, libraries: set[str]) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 STOP_SECONDS = 5.0
 POLL_SECONDS = 2e-5
+SESSION = 3  # its place in /proc/PID/stat, counted from the state
 CPUCLOCK_SCHED = 2  # with a process's number, Linux's name for the CPU clock of that process (clock_getcpuclockid)
 LIMITS = sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")})
 
@@ -57,6 +58,22 @@ def name(pid: int) -> str:
 def state(pid: int) -> str:
     """The process's state letter; empty where there is none."""
     return (_fields(pid) or [""])[0]
+
+
+def session(pid: int) -> int:
+    """The process's session: its first process's id, which those that it starts inherit; 0 where it is gone."""
+    fields = _fields(pid)
+    return int(fields[SESSION]) if len(fields) > SESSION else 0
+
+
+def ended(pid: int, seconds: float = STOP_SECONDS) -> bool:
+    """Whether the process is gone, after waiting for so long."""
+    deadline = time.monotonic() + seconds
+    while state(pid) not in ("", "Z", "X"):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
 
 
 def descendants(pid: int) -> list[int]:

@@ -72,8 +72,11 @@ class CaseResult(BaseModel):
     timing: dict[Mode, Timing] = Field(default_factory=dict)
     baselines: list[BaselineTiming] = Field(default_factory=list)
     mode: Mode | None = Field(default=None, description="of both sides of `ratio`; None: each in its fastest")
-    best_baseline: str | None = None
+    best_baseline: str | None = Field(default=None, description="the fastest in `mode`")
     ratio: Interval | None = Field(default=None, description="time of the best baseline over the candidate's")
+    ratios: dict[Mode, Interval] = Field(
+        default_factory=dict, description="the same in each mode that both ran in, to the baseline that is best there"
+    )
     score: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     bytes: int = Field(default=0, description="least that must cross memory in a call")
     flops: int = Field(default=0, description="least floating-point operations of a call")
@@ -94,6 +97,8 @@ class CaseResult(BaseModel):
             raise ValueError(f"score {self.score} on a case that is {self.status}: it is 0 there")
         if self.delegates and self.score > 1:
             raise ValueError(f"score {self.score} where the candidate only calls the reference: 1 at most")
+        if self.ratios and (self.mode is None or self.ratios.get(self.mode) != self.ratio):
+            raise ValueError(f"ratio {self.ratio} is not the one of mode {self.mode}")
         return self
 
     @property

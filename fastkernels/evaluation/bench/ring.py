@@ -5,7 +5,7 @@ No slot is used twice in a batch, so that there is nothing a cache of results co
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from fastkernels.evaluation.bench.site import JITTER, Site
 from fastkernels.tasks.tensors import tensors
 
 DRAWS = 4  # of the case, on which the contents are based
+MOST_RENEWED_BYTES = 1 << 28  # in one step: what that takes of other memory is several times as much
 MOST_REDRAWN_BYTES = 1 << 20  # of arguments with integers, which are drawn anew for every batch
 
 
@@ -27,9 +28,10 @@ class Ring:
     def __init__(self, site: Site, slots: int) -> None:
         self.site, self.slots = site, slots
         self._generator = torch.Generator(device=site.device).manual_seed(secrets.randbits(62))
-        single, size = place(site.referee.draw(secrets.randbits(62)))
+        single, size = place(_draws(site)[0])
         self._first = [p for p in pytree.tree_leaves(single) if isinstance(p, Place)]
-        self._bases = self._drawn()
+        self._step = max(1, MOST_RENEWED_BYTES // max(size, 1))
+        self._bases = self._based(_draws(site))
         floats = [p for p in self._first if p.dtype.is_floating_point and p.shape]
         # Rows that go with rows of numbers, or all there is: other integers (offsets, tables) mean what they are.
         self._rows = {p.shape[0] for p in floats or self._first if p.shape}
@@ -47,35 +49,26 @@ class Ring:
         self.renew()
 
     @staticmethod
-    def bytes_of_slot(arguments: Any) -> int:
+    def bytes_of_slot(site: Site) -> int:
         """Shared memory that one slot takes."""
-        return place(arguments)[1]
+        return place(_draws(site)[0])[1]
 
-    def renew(self) -> None:
-        """New contents in every slot: a draw of the case, each float moved, rows of integers in another order."""
+    def renew(self, *, but: int | None = None) -> None:
+        """New contents in every slot, or in all ``but`` one: a draw of the case, each float moved, rows of integers in
+        another order."""
         if self._redrawn:
-            self._bases = self._drawn()
-        for block, values in zip(self.blocks, self._values(), strict=True):
-            if values.numel():
-                self.arena.view(block).copy_(values)
+            self._bases = self._based(_drawn(self.site))
+        for start in range(0, self.slots, self._step):
+            end = min(start + self._step, self.slots)
+            inside = but is not None and start <= but < end
+            parts = [(start, but), (but + 1, end)] if inside and but is not None else [(start, end)]
+            for block, values in zip(self.blocks, self._values(end - start), strict=True):
+                for first, last in parts if values.numel() else ():
+                    self.arena.view(block)[first:last].copy_(values[first - start : last - start])
 
-    def prepared(self, slots: list[int]) -> Callable[[], None]:
-        """New contents for some slots, made now; what is returned writes them, an operation for each tensor."""
-        index = torch.tensor(slots, device=self.site.device)
-        found = [
-            (self.arena.view(block), values[index].clone())
-            for block, values in zip(self.blocks, self._values(), strict=True)
-            if values.numel()
-        ]
-
-        def write() -> None:
-            for view, values in found:
-                view.index_copy_(0, index, values)
-
-        return write
-
-    def _values(self) -> list[torch.Tensor]:
-        pick = torch.randint(DRAWS, (self.slots,), generator=self._generator, device=self.site.device)
+    def _values(self, count: int) -> list[torch.Tensor]:
+        """Contents of so many slots, tensor by tensor, (count, span)."""
+        pick = torch.randint(DRAWS, (count,), generator=self._generator, device=self.site.device)
         orders: dict[int, torch.Tensor] = {}
         found = []
         for where, base in zip(self._first, self._bases, strict=True):
@@ -84,18 +77,17 @@ class Ring:
                 noise = torch.empty(values.shape, device=values.device).uniform_(*JITTER, generator=self._generator)
                 values = (values * noise).to(base.dtype)
             elif base.dtype != torch.bool and where.shape and where.shape[0] in self._rows and 0 not in where.stride:
-                order = orders.setdefault(where.shape[0], self._order(where.shape[0]))
+                rows = where.shape[0]
+                if rows not in orders:
+                    orders[rows] = torch.rand(
+                        (count, rows), generator=self._generator, device=self.site.device
+                    ).argsort(dim=1)
+                order = orders[rows]
                 values = _reordered(values, where, order) if base.numel() else values
             found.append(values)
         return found
 
-    def _order(self, rows: int) -> torch.Tensor:
-        """A permutation of rows for each slot, the same for all tensors that have as many."""
-        return torch.rand((self.slots, rows), generator=self._generator, device=self.site.device).argsort(dim=1)
-
-    def _drawn(self) -> list[torch.Tensor]:
-        seeds = torch.randint(2**62, (DRAWS,), generator=self._generator, device=self.site.device).tolist()
-        draws = [self.site.referee.draw(s) for s in seeds]
+    def _based(self, draws: list[Any]) -> list[torch.Tensor]:
         return [torch.stack([_stored(d, i, where) for d in draws]) for i, where in enumerate(self._first)]
 
     def contents(self, slot: int) -> Any:
@@ -122,6 +114,20 @@ class Ring:
             return replace(where, offset=start + index * step)
 
         return pytree.tree_map_only(Place, one, tree)
+
+
+_known: weakref.WeakKeyDictionary[Site, list[Any]] = weakref.WeakKeyDictionary()
+
+
+def _draws(site: Site) -> list[Any]:
+    """Draws of the site's case, made once: of a large case each takes a CPU seconds."""
+    if site not in _known:
+        _known[site] = _drawn(site)
+    return _known[site]
+
+
+def _drawn(site: Site) -> list[Any]:
+    return [site.referee.draw(secrets.randbits(62)) for _ in range(DRAWS)]
 
 
 def _stored(draw: Any, index: int, where: Place) -> torch.Tensor:

@@ -6,9 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 
 from fastkernels.evaluation.bench.reasons import REASONS
-from fastkernels.evaluation.bench.result import BenchResult, CaseResult, Timing
+from fastkernels.evaluation.bench.result import BenchResult, CaseResult, Mode, Timing
 
 HIGH_INTENSITY = 100.0  # operations a byte from which TFLOP/s says more, where the roofline has not told
+SHOWN_MODES: tuple[Mode, ...] = ("eager", "graph")  # with their ratios; all times are told apart from the rows
 HEADINGS = ("case", "us", "rate", "roofline", "x best baseline", "gate")
 
 
@@ -67,11 +68,14 @@ def rate(case: CaseResult, timing: Timing) -> str:
 
 
 def ratio(case: CaseResult) -> str:
-    """The ratio with its interval and the baseline's name, or a dash."""
+    """The ratio with its interval and the baseline's name, or a dash. Where both sides ran eager and as graphs, the
+    mode that is scored and the other one's ratio."""
     if case.ratio is None or not case.gate:
         return "-"
     r = case.ratio
-    return f"{r.value:.2f}x [{r.low:.2f}, {r.high:.2f}] {case.best_baseline or ''}".rstrip()
+    told = f"{r.value:.2f}x [{r.low:.2f}, {r.high:.2f}] {case.best_baseline or ''}".rstrip()
+    others = [f"{m} {case.ratios[m].value:.2f}x" for m in SHOWN_MODES if m in case.ratios and m != case.mode]
+    return f"{told}, {case.mode} ({', '.join(others)})" if others else told
 
 
 def baselines(case: CaseResult) -> list[tuple[str, str, str]]:

@@ -23,21 +23,26 @@ from fastkernels.evaluation.bench.result import Mode
 from fastkernels.evaluation.bench.shared import Arena, Place
 from fastkernels.evaluation.bench.source import Source
 
-TAIL_BYTES = 1500
 SOCKET_BYTES = 1 << 16
 ON_CPU_SHARE = 0.8
 # What a child may say of itself, by order; anything else is CALL_ERROR.
 OWN_CODES = {"load": ("IMPORT_ERROR",), "build": ("BUILD_ERROR", "SKIPPED")}
 START_SECONDS = 60.0
+ENDING_SECONDS = 0.5  # from a closed socket to the end of the process
 
 
 class Runner:
-    """A child with one implementation. Use it as a context manager: the child ends with the block."""
+    """A child with one implementation. Use it as a context manager: the child ends with the block.
+
+    Args:
+        timeout: seconds that an order may take.
+        caches: folder for what compilers keep; where they always keep it if None.
+    """
 
     def __init__(
-        self, server: ForkServer, source: Source, *, device: torch.device, timeout: float, watch: bool = True
+        self, server: ForkServer, source: Source, *, device: torch.device, timeout: float, caches: str | None = None
     ) -> None:
-        self.source, self.device, self.timeout, self.watch = source, device, timeout, watch
+        self.source, self.device, self.timeout, self._caches = source, device, timeout, caches
         self.arenas: dict[str, Arena] = {}
         self.nondeterministic = False
         self.dtypes: tuple[str, ...] | None = None
@@ -61,10 +66,11 @@ class Runner:
             "matmul": torch.get_float32_matmul_precision(),
             "cudnn_tf32": torch.backends.cudnn.allow_tf32,
         }
+        threads = torch.get_num_threads()
         self.order(
-            "start", timeout=START_SECONDS, device=str(self.device), threads=torch.get_num_threads(), flags=flags
+            "start", timeout=START_SECONDS, device=str(self.device), threads=threads, flags=flags, caches=self._caches
         )
-        told = self.order("load", task=self.source.task, source=self.source.told(), watch=self.watch)
+        told = self.order("load", task=self.source.task, source=self.source.told())
         self.nondeterministic = bool(told.get("nondeterministic"))
         dtypes = told.get("dtypes")
         self.dtypes = None if dtypes is None else tuple(str(d) for d in dtypes)
@@ -73,7 +79,7 @@ class Runner:
         """Gives the child an arena of the parent's under ``name``."""
         if self.arenas.get(name) is not arena:
             descriptors = [] if arena.descriptor is None else [arena.descriptor]
-            self.order("attach", descriptors=descriptors, name=name, handle=arena.handle)
+            self.order("attach", descriptors=descriptors, name=name, handle=arena.handle())
             self.arenas[name] = arena
 
     def build(
@@ -95,14 +101,16 @@ class Runner:
         """Builds the arguments of timed calls, one slot a call, and what ``mode`` needs."""
         self.order("bind", slots=list(slots), mode=mode)
 
-    def timed(self, slots: Sequence[int]) -> Batch:
+    def timed(self, slots: Sequence[int], *, paced: bool = False) -> Batch:
         """One batch. Its contents were written while the child stood still; the clock is read here.
+
+        With ``paced`` the child waits for its device before it tells each position: no score comes from such a batch.
 
         With one thread on the CPU, time in which the child or this process waited for a processor is taken off: that
         is other processes' work. Where hardly more than the time on a processor is left, that is the better clock.
         """
         before = [process.cpu_seconds(self.pid), process.waited_seconds(self.pid), process.waited_seconds(None)]
-        told = self.order("timed", order=list(slots))
+        told = self.order("timed", order=list(slots), paced=paced)
         after = [process.cpu_seconds(self.pid), process.waited_seconds(self.pid), process.waited_seconds(None)]
         cpu, waited, own = (max(0.0, b - a) for a, b in zip(before, after, strict=True))
         wall = self.seconds
@@ -126,7 +134,7 @@ class Runner:
         return Collected(self, kinds, which, outputs, on_cpu if self.device.type == "cpu" else self.seconds)
 
     def observe(self, places: Any) -> Observed:
-        """What one call on the arguments at ``places`` runs."""
+        """What a call on the arguments at ``places`` runs. A profiler was on: the child is not to be timed any more."""
         told = self.order("observe", places=places)
         seconds = told.get("kernel_seconds")
         return Observed(
@@ -147,12 +155,13 @@ class Runner:
         """What the child says is no longer as it was before the import."""
         return [str(line)[:300] for line in self.order("tampered")]
 
-    def outside(self) -> list[str]:
-        """What the system says, unasked of the child, that it changed: its priority, its CPUs, processes beside it."""
+    def outside(self, *, alone: bool = True) -> list[str]:
+        """What the system says, unasked of the child, that it changed: its priority, its CPUs, processes beside it,
+        of which it may have none if ``alone``."""
         found = []
         if process.privileges(self.pid) != self._privileges:
             found.append(f"the priority, scheduler, CPUs or limits of the process of {self.source.name} were changed")
-        beside = process.descendants(self.pid)
+        beside = process.descendants(self.pid) if alone else []
         if beside:
             found.append(f"processes that outlive the call: {', '.join(map(process.name, beside))}")
         for pid in beside:
@@ -161,7 +170,7 @@ class Runner:
 
     def stop(self) -> None:
         """Halts the child: it does not see contents change, and costs the others nothing."""
-        if not self._stopped:
+        if not self._stopped and self._child.pipe.fileno() >= 0:
             process.stop(self.pid)
             self._stopped = True
 
@@ -182,6 +191,8 @@ class Runner:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # what this process wrote: nothing orders its stream and the child's
         pipe, nonce = self._child.pipe, secrets.token_hex(16)
+        if pipe.fileno() < 0:
+            raise RunnerFailed("CRASH", f"the process of {self.source.name} was ended before '{verb}'")
         message = pickle.dumps((verb, nonce, arguments))
         if len(message) > SOCKET_BYTES:
             self.resume()  # more than the socket holds: the child must read while it is sent
@@ -225,6 +236,8 @@ class Runner:
             raise RunnerFailed("FORGED", f"the reply to '{verb}' does not carry the nonce of the order")
         if "error" in told:
             code = told.get("code")
+            if told.get("broken"):  # nothing that it is told from now on would run
+                self.close()
             raise RunnerFailed(code if code in OWN_CODES.get(verb, ()) else "CALL_ERROR", str(told["error"])[:1000])
         return told["value"]
 
@@ -241,41 +254,37 @@ class Runner:
             raise RunnerFailed("FORGED", f"its description of the outputs is none: {error}"[:300]) from None
 
     def _ended(self, verb: str) -> RunnerFailed:
-        status = None
-        for _ in range(50):
-            status = self._server.ending(self.pid)
-            if status is not None:
-                break
-            time.sleep(0.01)
+        process.ended(self.pid, ENDING_SECONDS)
+        status = self._server.ending(self.pid)
         if status is None:
             how = "closed its socket"
         elif os.WIFSIGNALED(status):
             how = f"died of signal {signal.Signals(os.WTERMSIG(status)).name}"
         else:
             how = f"ended with exit status {os.waitstatus_to_exitcode(status)}"
-        tail = self.tail()
+        tail = self._child.tail()
         self.close()
         return RunnerFailed("CRASH", f"the process {how} in '{verb}'. {tail}".strip())
-
-    def tail(self) -> str:
-        """The end of what the child printed."""
-        log = self._child.log
-        size = log.seek(0, os.SEEK_END)
-        log.seek(max(0, size - TAIL_BYTES))
-        return log.read().decode(errors="replace")
 
     @property
     def alive(self) -> bool:
         """Whether its process is there and its socket open."""
         return self._child.pipe.fileno() >= 0 and process.state(self.pid) not in ("", "Z", "X")
 
+    def kill(self) -> None:
+        """Kills the child and what it started, and does not wait; ``close`` is still to be called."""
+        if self._child.pipe.fileno() >= 0:
+            for pid in (*process.descendants(self.pid), self.pid):
+                process.kill(pid)
+
     def close(self) -> None:
         """Ends the child and what it started; a second call does nothing."""
         if self._child.pipe.fileno() < 0:
             return
-        for pid in (*process.descendants(self.pid), self.pid):
-            process.kill(pid)
+        self.kill()
         self._child.pipe.close()
+        if self.device.type == "cuda":
+            process.ended(self.pid)  # it maps the parent's memory until then
         self._server.ending(self.pid)
 
     def __enter__(self) -> Self:

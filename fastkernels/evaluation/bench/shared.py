@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import mmap
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,6 +67,7 @@ class Arena:
         self, memory: torch.Tensor, descriptor: int | None, handle: Any, buffer: mmap.mmap | None = None
     ) -> None:
         self.memory, self.descriptor, self._handle, self.buffer = memory, descriptor, handle, buffer
+        self._given: list[tuple[Any, ...]] = []
 
     @classmethod
     def new(cls, count: int, device: torch.device, *, pool: Any = None) -> Arena:
@@ -80,14 +84,15 @@ class Arena:
         buffer = mmap.mmap(descriptor, count)
         return cls(torch.frombuffer(buffer, dtype=torch.uint8), descriptor, count, buffer)
 
-    @property
     def handle(self) -> Any:
         """What a child maps it by; torch counts the receivers of CUDA memory, so each gets one of its own."""
-        if self.memory.is_cuda:
-            from torch.multiprocessing.reductions import reduce_tensor
+        if not self.memory.is_cuda:
+            return self._handle
+        from torch.multiprocessing.reductions import reduce_tensor
 
-            return reduce_tensor(self.memory)
-        return self._handle
+        handle = reduce_tensor(self.memory)
+        self._given.append(handle[1])
+        return handle
 
     @classmethod
     def mapped(cls, handle: Any, descriptors: list[int]) -> Arena:
@@ -132,11 +137,27 @@ class Arena:
     def size(self) -> int:
         return self.memory.numel()
 
-    def close(self) -> None:
-        """Lets go of the descriptor; the memory goes with the last view."""
+    def close(self) -> list[Callable[[], None]]:
+        """Lets go of the memory, which goes with the last view, here and in the children.
+
+        Returns, for each child that was given CUDA memory, what counts it off: to be called once it has ended, for one
+        that is killed counts nothing.
+        """
         if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
+        given, self._given = self._given, []
+        return [partial(_count_off, arguments) for arguments in given]
+
+
+def _count_off(arguments: tuple[Any, ...]) -> None:
+    """``arguments`` are those of torch's ``rebuild_cuda_tensor``. To count one off twice does no harm."""
+    from torch.multiprocessing.reductions import rebuild_cuda_tensor
+
+    told = inspect.signature(rebuild_cuda_tensor).bind(*arguments).arguments
+    torch.UntypedStorage._release_ipc_counter(
+        told["ref_counter_handle"], told["ref_counter_offset"], device=told["storage_device"]
+    )
 
 
 def _stored(where: Place) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -26,11 +26,11 @@ from fastkernels.evaluation.bench.trap import trapped
 from fastkernels.evaluation.statistics import median_ratio
 from fastkernels.tasks.tensors import tensors
 
-BATCH_SECONDS = {"cpu": 0.02, "cuda": 0.01}
-MOST_CALLS, MOST_GRAPHS, LEAST_CALLS = 4096, 128, 16  # of a batch; the least where memory allows
-MOST_INPUT_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
-MOST_OUTPUT_BYTES = {"cpu": 64 << 20, "cuda": 4 << 30}
-PICKS = 2  # calls of each batch whose outputs are judged
+BATCH_SECONDS = {"cpu": 0.02, "cuda": 0.02}
+MOST_CALLS, MOST_GRAPHS, LEAST_CALLS = 4096, 512, 16  # of a batch; the least where memory allows
+MOST_CPU_BYTES = 64 << 20  # of a batch's inputs, and of its outputs
+MOST_CUDA_BYTES, SHARE_OF_CUDA = 8 << 30, 1 / 20  # and of the device's memory: contestants keep two batches' outputs
+PICKS = 2  # calls of each batch whose outputs are judged, and the last one
 CACHES_FLUSHED = 3  # times the last-level cache that is written before a batch
 WARM_CALLS = (1, 16, 16)
 MOST_REPEATS = 2  # of the whole contest, where it was noisy or something is to be confirmed
@@ -96,12 +96,12 @@ class Bed:
         self.site, self.runners, self.suspect, self.judged = site, dict(runners), suspect, judged
         self.chance = random.Random(secrets.randbits(64))
         self._generator = torch.Generator(device=site.device).manual_seed(secrets.randbits(62))
-        self._may_scribble = not site.task.mutates and not any(judged.sharing)
+        self.may_scribble = not site.task.mutates and not any(judged.sharing)
         self._flush: torch.Tensor | None = None
         self.failures: list[Failure] = []
         self.counter = site.memory.counter()
-        slot = max(Ring.bytes_of_slot(site.referee.draw(0)), 1)
-        few = int(MOST_INPUT_BYTES[site.device.type] / slot)
+        self._slot = max(Ring.bytes_of_slot(site), 1)
+        few = int(most_bytes(site.device) / self._slot)
         self.ring = Ring(site, max(1, min(max(WARM_CALLS), few)))
         like = self.expected(0, "size")
         if like is None:
@@ -112,13 +112,14 @@ class Bed:
         """Seconds of a call of each contestant, roughly; sets up the ring for the contest.
 
         Raises:
-            RunnerFailed: a contestant fails in a batch.
+            RunnerFailed: the suspect fails in a batch; another that does leaves.
         """
         self.bind(self.ring.slots)
         found = {}
-        for name in self.runners:
-            batches = [self.batch(name, min(calls, self.ring.slots)) for calls in WARM_CALLS]
-            found[name] = max(min(b.wall / b.calls for b in batches[1:]), 1e-7)
+        for name in list(self.runners):
+            batches = self._tried(name, [min(calls, self.ring.slots) for calls in WARM_CALLS])
+            if batches:
+                found[name] = max(min(b.wall / b.calls for b in batches[1:]), 1e-7)
         return found
 
     def contest(self, estimates: Mapping[str, float], rounds: int) -> Contest:
@@ -128,12 +129,17 @@ class Bed:
 
         Raises:
             RunnerFailed: a contestant fails in a batch.
+            EvaluationError: none of the others takes a batch.
         """
         calls = self._calls(min(estimates.values()))
         self.bind(calls)
-        for name in self.runners:  # warm: allocator, caches
-            self.batch(name, calls)
-        trusted = next(n for n in self.runners if n != self.suspect)
+        if self.suspect is not None and self.suspect not in self.runners:
+            return Contest(times={})  # so many calls it does not take in this mode; the notes say why
+        for name in list(self.runners):  # warm: allocator, caches
+            self._tried(name, [calls])
+        trusted = next((n for n in self.runners if n != self.suspect), None)
+        if trusted is None:
+            raise EvaluationError(f"{self.site.task.name} {self.site.case.name}: no baseline is left. See the notes.")
         doubts: list[Failure] = []
         for repeat in range(1 + MOST_REPEATS):
             contest = self._rounds(calls, rounds * (1 + repeat), trusted)
@@ -145,6 +151,17 @@ class Bed:
             self.failures += trapped(self, self.suspect)
         contest.failures = self.failures + doubts
         return contest
+
+    def _tried(self, name: str, sizes: list[int]) -> list[Batch]:
+        """Batches of so many calls; a contestant that fails in one leaves, but for the suspect."""
+        try:
+            return [self.batch(name, calls) for calls in sizes]
+        except RunnerFailed as error:
+            if name == self.suspect or error.code in ("TAMPERED", "FORGED"):
+                raise
+            self.notes.append(f"{name} left out of {self.mode} mode: {error.detail.partition(chr(10))[0][:160]}")
+            del self.runners[name]
+            return []
 
     def _rounds(self, calls: int, rounds: int, trusted: str) -> Contest:
         contest = Contest(times={name: Times() for name in self.runners})
@@ -169,7 +186,7 @@ class Bed:
             except RunnerFailed as error:
                 if self.mode == "eager" or not runner.alive:
                     raise
-                self.notes.append(f"{name}, {self.mode}: {error.detail.splitlines()[0][:160]}")
+                self.notes.append(f"{name} takes no {self.mode} mode: {error.detail.splitlines()[0][:160]}")
                 del self.runners[name]
             runner.stop()
 
@@ -177,8 +194,7 @@ class Bed:
         """Calls of a batch: it lasts long enough, and no memory is short."""
         kind = self.site.device.type
         outputs = sum(t.numel() * t.element_size() for t in tensors(self.like))
-        slot = max(Ring.bytes_of_slot(self.ring.contents(0)), 1)
-        room = min(MOST_INPUT_BYTES[kind] / slot, MOST_OUTPUT_BYTES[kind] / max(outputs, 1))
+        room = most_bytes(self.site.device) / max(outputs, self._slot)
         wanted = BATCH_SECONDS[kind] / seconds
         most = MOST_GRAPHS if self.mode == "graph" else MOST_CALLS
         return max(1, int(min(max(wanted, LEAST_CALLS), room, most)))
@@ -187,9 +203,7 @@ class Bed:
         """One batch: contents are written while every child stands still, then the clock runs."""
         runner = self.runners[name]
         self.renew()
-        slots = self.chance.sample(range(self.ring.slots), calls)
-        if self.mode == "graph":
-            slots.sort()  # graphs share a pool: replayed as they were captured, none overwrites another's output
+        slots = self.order(calls)
         try:
             batch = runner.timed(slots)
         except RunnerFailed as error:
@@ -203,6 +217,12 @@ class Bed:
             runner.stop()
         return batch
 
+    def order(self, calls: int) -> list[int]:
+        """The slots of a batch."""
+        slots = self.chance.sample(range(self.ring.slots), calls)
+        # Graphs share a pool: replayed as they were captured, none overwrites another's output.
+        return sorted(slots) if self.mode == "graph" else slots
+
     def renew(self) -> None:
         """New contents everywhere, while every child stands still."""
         self.site.refresh(self._generator)
@@ -211,17 +231,22 @@ class Bed:
 
     def _collect(self, name: str, slots: list[int], times: Times) -> None:
         """All outputs of the batch, after its inputs were made useless; the parent then judges some of them."""
-        picks = self.chance.sample(range(len(slots)), min(PICKS, len(slots))) if name == self.suspect else []
+        picks = self._picks(len(slots)) if name == self.suspect else []
         drawn = [self.expected(slots[p], f"timed call {p + 1} of {len(slots)}") for p in picks]
-        if self._may_scribble:
+        if self.may_scribble:
             self.ring.scribble()
-            self._synchronize()
+            self.synchronize()
         runner = self.runners[name]
         outputs = self.site.outputs_for(runner, [self.like] * len(slots))
         collected = runner.collect(slots, outputs)
         times.collect.append(collected.seconds)
         for pick, one in zip(picks, drawn, strict=True):
             self._judge_pick(one, collected.pick(pick))
+
+    def _picks(self, calls: int) -> list[int]:
+        """Positions in a batch whose outputs are judged: of work that is put off until a later call, the last is not
+        done."""
+        return [*self.chance.sample(range(calls - 1), min(PICKS, calls - 1)), *([calls - 1] if calls else [])]
 
     def expected(self, slot: int, name: str) -> Drawn | None:
         """What the reference says of a slot's present contents."""
@@ -243,8 +268,16 @@ class Bed:
                 count = CACHES_FLUSHED * cache_bytes(self.site.device)
                 self._flush = torch.empty(count, dtype=torch.uint8, device=self.site.device)
             self._flush.zero_()
-        self._synchronize()
+        self.synchronize()
 
-    def _synchronize(self) -> None:
+    def synchronize(self) -> None:
+        """Waits for what this process asked of the device."""
         if self.site.device.type == "cuda":
             torch.cuda.synchronize(self.site.device)
+
+
+def most_bytes(device: torch.device) -> float:
+    """Memory that a batch's inputs may take, and its outputs too."""
+    if device.type == "cpu":
+        return MOST_CPU_BYTES
+    return min(MOST_CUDA_BYTES, torch.cuda.get_device_properties(device).total_memory * SHARE_OF_CUDA)

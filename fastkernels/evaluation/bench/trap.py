@@ -1,99 +1,124 @@
-"""Does a timed batch read its inputs call by call? In batches that are not scored, inputs to come change meanwhile."""
+"""Does every call of a timed batch do its own work, when it is its turn? In batches that are not scored, the child is
+halted in the middle, and the inputs of calls before and after that point change."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from fastkernels.evaluation.bench import process
 from fastkernels.evaluation.bench.judge import judge_drawn
 from fastkernels.evaluation.bench.result import Failure
 
 if TYPE_CHECKING:
+    from fastkernels.evaluation.bench.runner import Runner
     from fastkernels.evaluation.bench.timed import Bed
 
 ATTEMPTS, ENOUGH = 4, 2
-LEAST_CALLS, WINDOW = 8, 1024  # calls of a batch; of those the ones whose inputs change
-LOOKED_AT = (2, 3, 4, 5, 8, 16, 32, 64, 128, 256)  # calls after the one that was running when the change was complete
+LEAST_CALLS = 8  # of a batch
+AHEAD = (1, 2, 3, 5, 8, 16, 32, 64, 128, 256)  # calls after the one that was running
+BEHIND = (1, 2, 4, 8, 32)  # calls before it
 LONGEST_SECONDS = 10.0
+DETAILS = {
+    "STALE_OUTPUT": "outputs are those of inputs from before they changed in the same buffers, ahead of their calls",
+    "TIMED_WRONG": "outputs are those of inputs that changed after their calls: the work was put off",
+}
 
 
-class Change:
-    """Writes other contents once the child's position has reached ``at``; a thread, while the batch runs."""
+class Halt:
+    """Halts the child once its position in the batch has reached ``at``, runs ``act(position)`` and lets it go on; a
+    thread, while the batch runs. Calls before the position were done by then, calls after it had not begun."""
 
-    def __init__(self, bed: Bed, at: int, write: Callable[[], None]) -> None:
-        self._bed, self._at, self._write = bed, at, write
+    def __init__(self, bed: Bed, runner: Runner, at: int, act: Callable[[int], None]) -> None:
+        self._at, self._act, self._pid = at, act, runner.pid
         assert bed.counter.buffer is not None
         self._counter = memoryview(bed.counter.buffer).cast("q")
         self._counter[0] = -1
-        self._complete = -1
+        self._over = False
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
         deadline = time.monotonic() + LONGEST_SECONDS
         while self._counter[0] < self._at:
-            if time.monotonic() > deadline:
+            if self._over or time.monotonic() > deadline:
                 return
-        self._write()
-        if self._bed.site.device.type == "cuda":
-            torch.cuda.synchronize(self._bed.site.device)
-        self._complete = self._counter[0]
+        process.stop(self._pid)
+        try:
+            self._act(self._counter[0])
+        except BaseException as error:  # noqa: BLE001 - raised where the batch ends
+            self._error = error
+        finally:
+            process.resume(self._pid)
 
-    def complete(self) -> int:
-        """Which call was the running one once everything was written: later ones had not begun. -1: never."""
+    def end(self) -> None:
+        """To be called when the batch is over. Raises what ``act`` raised."""
+        self._over = True
         self._thread.join()
-        return self._complete
+        if self._error is not None:
+            raise self._error
 
 
 def trapped(bed: Bed, name: str) -> list[Failure]:
-    """Changes the inputs of calls that have not begun, in the same buffers, in the middle of a batch.
+    """Changes inputs in the same buffers in the middle of a batch.
 
-    What an honest call returns is that of the new contents; what was read ahead is that of the old. It must be seen
-    in two batches.
+    What an honest call returns is that of the contents at its turn. STALE_OUTPUT: what was read ahead is that of the
+    contents before. TIMED_WRONG: what was put off is that of the contents after. It must be seen in two batches.
     """
-    if bed.ring.slots < LEAST_CALLS or bed.site.task.mutates or bed.mode != "eager":
+    if bed.ring.slots < LEAST_CALLS or bed.site.task.mutates or bed.mode == "compiled":
         return []
-    seen = 0
+    seen: Counter[str] = Counter()
     for attempt in range(ATTEMPTS):
-        if attempt - seen >= ATTEMPTS - ENOUGH:
+        if attempt - max(seen.values(), default=0) >= ATTEMPTS - ENOUGH:
             return []
-        if _read_ahead(bed, name):
-            seen += 1
-        if seen == ENOUGH:
-            detail = "outputs are those of inputs from before they changed in the same buffers, ahead of their calls"
-            return [Failure(code="STALE_OUTPUT", where="timed calls", detail=detail)]
+        seen.update(_caught(bed, name))
+        for code in [c for c, times in seen.items() if times == ENOUGH]:
+            return [Failure(code=code, where=f"timed calls, {bed.mode}", detail=DETAILS[code])]
     return []
 
 
-def _read_ahead(bed: Bed, name: str) -> bool:
+def _caught(bed: Bed, name: str) -> set[str]:
+    """Codes of what one batch shows."""
     calls, runner = bed.ring.slots, bed.runners[name]
     bed.renew()
-    order = bed.chance.sample(range(calls), calls)
-    at = bed.chance.randrange(calls // 4, calls // 2)
-    changed = range(at + 1, min(at + 1 + WINDOW, calls))
-    old = {p: bed.ring.contents(order[p]) for p in changed}
-    change = Change(bed, at, bed.ring.prepared([order[p] for p in changed]))
+    order = bed.order(calls)
+    old: dict[int, Any] = {}
+    new: dict[int, Any] = {}
+    codes: dict[int, str] = {}
+
+    def change(position: int) -> None:
+        codes.update({position + n: "STALE_OUTPUT" for n in AHEAD if position + n < calls})
+        if bed.may_scribble:  # else outputs may be the inputs themselves
+            codes.update({position - n: "TIMED_WRONG" for n in BEHIND if 0 <= position - n < calls})
+        old.update({p: bed.ring.contents(order[p]) for p in codes})
+        bed.ring.renew(but=order[position] if position < calls else None)  # a running call's inputs stay whole
+        new.update({p: bed.ring.contents(order[p]) for p in codes})
+        bed.synchronize()
+
+    halt = Halt(bed, runner, bed.chance.randrange(calls // 4, calls // 2), change)
     try:
-        runner.timed(order)
+        runner.timed(order, paced=True)
     finally:
-        running = change.complete()
+        halt.end()
     runner.stop()
-    positions = [running + n for n in LOOKED_AT if running >= 0 and running + n in changed]
-    new = {p: bed.ring.contents(order[p]) for p in positions}
     collected = runner.collect(order, bed.site.outputs_for(runner, [bed.like] * calls))
     runner.stop()
-    return any(
-        _is(bed, old[p], got) and not _is(bed, new[p], got) for p in positions for got in [collected.pick(p).outputs]
-    )
+    found = set()
+    for position, code in codes.items():
+        got = collected.pick(position).outputs
+        wrong, right = (old, new) if code == "STALE_OUTPUT" else (new, old)
+        if _is(bed, wrong[position], got) and not _is(bed, right[position], got):
+            found.add(code)
+    return found
 
 
 def _is(bed: Bed, arguments: Any, got: Any) -> bool:
     """Whether the outputs are right for these arguments."""
     drawn = bed.site.referee.expect(arguments, name="a call in the batch")
-    return drawn is not None and not judge_drawn(
-        drawn, got, None, task=bed.site.task, dtype=bed.site.dtype
-    ).failures  # fmt: skip
+    if drawn is None:
+        return False
+    return not judge_drawn(drawn, got, None, task=bed.site.task, dtype=bed.site.dtype).failures

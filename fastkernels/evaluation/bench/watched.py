@@ -1,4 +1,4 @@
-"""Did the candidate do the work itself? What ran is seen in one call; a second one goes without its kernels."""
+"""Did the candidate do the work itself? What ran is seen in one process; in another a call goes without its kernels."""
 
 from __future__ import annotations
 
@@ -14,20 +14,29 @@ from fastkernels.tasks.tensors import tensors
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """What one call ran, and what speaks against it."""
+    """What a call ran, and what speaks against it."""
 
     observed: Observed
     failures: tuple[Failure, ...] = ()
 
 
-def watched(runner: Runner, ghost: Runner | None, site: Site, seed: int) -> Watched | None:
-    """Observes one call; where it launches kernels of its own, repeats it in ``ghost``, a process of its own, without
-    them: outputs that are right all the same were not computed by them. None where there is nothing to call it on."""
+def watched(observer: Runner, ghost: Runner | None, site: Site, seed: int) -> Watched | None:
+    """Observes the implementation in ``observer``; where it launches kernels of its own, a call in ``ghost`` goes
+    without them: outputs that are right all the same were not computed by them. None where there is nothing to call.
+
+    Both are processes of their own, which are never timed, and stand still afterwards.
+
+    Raises:
+        RunnerFailed: the implementation fails in ``observer``.
+    """
     drawn = site.referee.expect(site.referee.draw(seed), name="observed")
     if drawn is None or not any(t.numel() for t in tensors(drawn.expected)):
         return None
-    site.outputs_for(runner, [drawn.expected])
-    observed = runner.observe(site.give(runner, drawn.arguments))
+    try:
+        site.lend(observer)
+        observed = observer.observe(site.give(observer, drawn.arguments))
+    finally:
+        observer.stop()
     if not observed.own or ghost is None:
         return Watched(observed=observed)
     try:
@@ -36,6 +45,8 @@ def watched(runner: Runner, ghost: Runner | None, site: Site, seed: int) -> Watc
         called, stopped = ghost.ghost(site.give(ghost, drawn.arguments), outputs)
     except RunnerFailed:
         return Watched(observed=observed)  # it needs its kernels
+    finally:
+        ghost.stop()
     if not stopped or judge_drawn(drawn, called.outputs, None, task=site.task, dtype=site.dtype).failures:
         return Watched(observed=observed)
     detail = f"the outputs are right without {', '.join(stopped)}"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.bench.baselines.assembled import assemble, facts_of
 from fastkernels.evaluation.bench.baselines.baselines import (
     LIBRARIES,
@@ -17,9 +18,10 @@ from fastkernels.evaluation.bench.baselines.baselines import (
     baselines_for,
     production_specs,
 )
+from fastkernels.evaluation.bench.bench import bench
 from fastkernels.runtime.candidate import as_candidate, candidate
 from fastkernels.tasks import all_tasks, get_task
-from fastkernels.tasks.L1.rms_norm import RMSNorm
+from fastkernels.tasks.L1.rms_norm import RMSNorm, Witness
 from fastkernels.tasks.L2.gated_mlp import LlamaMLP
 from fastkernels.tasks.L3.decoder_layer import LlamaDecoderLayer
 from fastkernels.tasks.quality import Trial
@@ -170,3 +172,15 @@ def test_vllms_kernels_are_right_on_the_cpu(task, spec) -> None:
 def test_each_installed_kernel_is_right_on_the_gpu(task, spec) -> None:
     pytest.importorskip(LIBRARIES[spec.module.rsplit(".", 1)[1]])
     passes(task, spec, torch.device("cuda"))
+
+
+def test_given_baselines_are_all_that_a_candidate_is_compared_with() -> None:
+    given = {"rms_norm": [RMSNorm]}
+    (case,) = bench({"rms_norm": Witness}, baselines=given, cases=["rows"], rounds=2, device="cpu").cases
+    assert [b.name for b in case.baselines] == [f"{RMSNorm.__module__}.RMSNorm"] == [case.best_baseline]
+    assert case.gate and case.mode == "eager"
+
+
+def test_a_mode_that_there_is_not_is_refused() -> None:
+    with pytest.raises(EvaluationError, match="'graphs' is no mode"):
+        bench({"rms_norm": Witness}, modes=["graphs"])  # type: ignore[list-item] # the mistake

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-import pytest
+import contextlib
 
+import pytest
+import torch
+
+from benchmarks.bench_evidence import KERNELS, beside_a_profiler, half_the_bytes
 from fastkernels.evaluation.bench.bench import bench
-from fastkernels.tasks.L1.rms_norm import Witness
+from fastkernels.evaluation.bench.judged import Judged
+from fastkernels.evaluation.bench.poison import poison_free_memory
+from fastkernels.evaluation.bench.runner import Runner
+from fastkernels.evaluation.bench.site import Memory, Site
+from fastkernels.evaluation.bench.timed import Bed
+from fastkernels.evaluation.bench.trap import trapped
+from fastkernels.tasks import get_task
+from fastkernels.tasks.L1.relu import ReLU
+from fastkernels.tasks.L1.rms_norm import RMSNorm, Witness
 from tests.evaluation.bench.conftest import codes
+from tests.evaluation.bench.test_timed import PUTS_OFF, READS_AHEAD
 
 pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda", 0)
+QUICK = {"device": "cuda", "dtypes": ["float32"], "rounds": 2, "modes": ["eager"], "baselines": {"relu": [ReLU]}}
+LARGE = {"device": "cuda", "dtypes": ["bfloat16"], "production": True, "cases": ["llama_2048"],
+         "modes": ["eager", "graph"], "baselines": {"rms_norm": [RMSNorm, Witness]}}  # fmt: skip
+HONEST = "class ReLU(nn.Module):\n    def forward(self, x): return torch.relu(x)\n"
 OTHER_STREAM = """
 import torch
 SIDE = None
@@ -19,36 +37,104 @@ class ReLU(torch.nn.Module):
         with torch.cuda.stream(SIDE):
             return torch.relu(x)
 """
+# Captured, the first call computes what all calls with a place behind its own will be asked for.
+ALL_AT_ONCE = """
+class ReLU(nn.Module):
+    def forward(self, x):
+        if not torch.cuda.is_current_stream_capturing():
+            return torch.relu(x)
+        cls, at = ReLU, x.data_ptr()
+        if at not in getattr(cls, "ready", {}):
+            flat = torch.as_strided(x, (COUNT, *x.shape), (STEP // x.element_size(), *x.stride()))
+            cls.ready = {at + i * STEP: out for i, out in enumerate(torch.relu(flat).unbind())}
+        return cls.ready[at]
+"""
 
 
 def test_all_clocks_tell_one_time():
-    (case,) = bench({"rms_norm": Witness}, device="cuda", dtypes=["bfloat16"], production=True,
-                    cases=["llama_2048"]).cases  # fmt: skip
+    (case,) = bench({"rms_norm": Witness}, **LARGE).cases
     assert case.gate, case.failures
-    eager = case.timing["eager"]
-    assert eager.event_seconds == pytest.approx(eager.seconds, rel=0.1)
-    assert eager.kernel_seconds < 1.3 * eager.seconds
-    assert set(case.timing) >= {"eager", "graph"}
+    assert (case.mode, set(case.ratios)) == ("graph", {"eager", "graph"})
+    for timing in case.timing.values():
+        assert timing.event_seconds == pytest.approx(timing.seconds, rel=0.1)
+        assert timing.kernel_seconds < 1.3 * timing.seconds
     assert 0.2 < case.roofline_share < 1.5
 
 
 def test_a_self_test_reads_one():
-    (case,) = bench(self_test=True, targets=["rms_norm"], device="cuda", dtypes=["bfloat16"], production=True,
-                    cases=["llama_2048"]).cases  # fmt: skip
-    assert case.ratio.value == pytest.approx(1.0, abs=0.03)
+    (case,) = bench(self_test=True, targets=["rms_norm"], **LARGE).cases
+    assert case.ratio.value == pytest.approx(1.0, abs=0.03), case.ratios
 
 
-def test_work_on_another_stream_gains_nothing(tmp_path):
-    (tmp_path / "L1").mkdir()
-    (tmp_path / "L1" / "relu.py").write_text(OTHER_STREAM)
-    for case in bench(tmp_path, device="cuda", dtypes=["float32"], cases=["rows"]).cases:
+def test_a_candidate_of_half_the_bytes_reads_two():
+    row = half_the_bytes(8)
+    assert row["as expected"], row
+
+
+def test_a_profiler_tells_the_same_time():
+    (row,) = beside_a_profiler([k for k in KERNELS if k.task == "softmax"], 8).values()
+    assert row["as expected"], row
+
+
+def test_work_on_another_stream_gains_nothing(written):
+    for case in bench({"relu": written(OTHER_STREAM).file}, cases=["rows"], **QUICK).cases:
         assert codes(case) or case.score <= 1.05
 
 
-def test_memory_that_nobody_wrote_is_not_a_number(tmp_path):
-    (tmp_path / "L1").mkdir()
-    (tmp_path / "L1" / "relu.py").write_text(
-        "import torch\nclass ReLU(torch.nn.Module):\n    def forward(self, x):\n        return torch.empty_like(x)\n"
-    )
-    for case in bench(tmp_path, device="cuda", dtypes=["float32"], cases=["rows", "batch"]).cases:
+def test_memory_that_nobody_wrote_is_not_a_number(written):
+    empty = "class ReLU(nn.Module):\n    def forward(self, x):\n        return torch.empty_like(x)\n"
+    for case in bench({"relu": written(empty).file}, cases=["rows", "batch"], **QUICK).cases:
         assert "WRONG_OUTPUT" in codes(case)
+
+
+def test_every_free_block_is_poisoned_in_whatever_pool_and_on_whatever_stream():
+    side, pool = torch.cuda.Stream(), torch.cuda.MemPool()
+    wheres = [contextlib.nullcontext, lambda: torch.cuda.stream(side), lambda: torch.cuda.use_mem_pool(pool)]
+    counts = (100, 300_000, 5_000_000)  # floats: of a small segment, of one split, of a large one
+    for where in wheres:
+        with where():
+            kept = [torch.ones(count, device=CUDA) for count in counts]
+            torch.cuda.synchronize()
+            del kept
+    poison_free_memory(CUDA, [400])
+    for where in wheres:
+        with where():
+            for count in counts:
+                fresh = torch.empty(count, device=CUDA)
+                assert bool(fresh.isnan().all()), (where, count)
+                del fresh
+
+
+@pytest.fixture
+def bound(server, written):
+    """A bed on the GPU with one contestant of this code, its calls bound in a mode."""
+    with contextlib.ExitStack() as stack:
+        memory = Memory(CUDA)
+        stack.callback(memory.close)
+
+        def start(code: str, mode: str, slots: int) -> Bed:
+            task = get_task("relu")
+            site = Site(task, next(iter(task.cases())), torch.float32, memory, 7)
+            runner = stack.enter_context(Runner(server, written(code), device=CUDA, timeout=60.0))
+            runner.load()
+            site.lend(runner)
+            bed = Bed(site, {"suspect": runner}, suspect="suspect", judged=Judged(sharing=[set()]), mode=mode)
+            bed.bind(slots)
+            return bed
+
+        yield start
+
+
+@pytest.mark.parametrize(
+    ("code", "mode", "wanted"),
+    [
+        (HONEST, "eager", set()),
+        (HONEST, "graph", set()),
+        (READS_AHEAD, "eager", {"STALE_OUTPUT"}),
+        (PUTS_OFF, "eager", {"TIMED_WRONG"}),
+        (ALL_AT_ONCE.replace("COUNT", "256").replace("STEP", "1024"), "graph", {"STALE_OUTPUT"}),
+    ],
+)
+def test_calls_that_do_the_work_of_others_are_trapped(bound, code, mode, wanted):
+    bed = bound(code, mode, 256)
+    assert {f.code for _ in range(3) for f in trapped(bed, "suspect")} == wanted

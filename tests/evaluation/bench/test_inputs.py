@@ -164,3 +164,21 @@ def _fails(task: Task, cheat: type, one: Drawn) -> bool:
         return bool(failures(task, cheat, [one], torch.float32, seed=13))
     except (RuntimeError, ValueError, IndexError):
         return True
+
+
+def test_every_tensor_of_every_case_is_made_on_the_device_that_is_asked_for() -> None:
+    """So that a GPU's own generator can draw them: no case means one of them to stay on the CPU."""
+    for task in LEVELS_1_TO_3:
+        arguments = pack(small(task).draw(torch.Generator().manual_seed(0), torch.device("meta"), torch.bfloat16))
+        assert {t.device.type for t in tensors(arguments)} <= {"meta"}, task.name
+
+
+def test_a_reference_without_room_is_no_word_about_the_input() -> None:
+    class Full(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("no room")
+
+    task = get_task("relu")
+    referee = Referee(task, small(task), dtype=torch.float32, device="cpu", seed=0, reference=Full())
+    with pytest.raises(torch.OutOfMemoryError):
+        referee.expect(referee.draw(1), name="one")

@@ -14,6 +14,8 @@ from fastkernels.evaluation.bench.reasons import GRAVEST_FIRST, REASONS, status_
 from fastkernels.evaluation.bench.result import BaselineTiming, BenchResult, CaseResult, Failure, Timing
 from fastkernels.evaluation.e2e.result import Machine
 
+ONE, TWO = ({"value": x, "low": x, "high": x} for x in (1.0, 2.0))
+
 
 def case(score: float = 1.0, *codes: str, **more: Any) -> CaseResult:
     status = status_of(codes)
@@ -76,6 +78,8 @@ def test_many_small_scores_do_not_underflow() -> None:
         {"score": math.nan},
         {"score": -1.0},
         {"delegates": True, "score": 1.5},
+        {"mode": "graph", "ratio": ONE, "ratios": {"eager": ONE}},
+        {"mode": "eager", "ratio": TWO, "ratios": {"eager": ONE}},
     ],
 )
 def test_a_record_that_contradicts_itself_is_refused(wrong: dict[str, Any]) -> None:

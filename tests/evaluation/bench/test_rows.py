@@ -35,6 +35,13 @@ def test_a_row_has_time_rate_roofline_ratio_and_gate() -> None:
     )
 
 
+def test_a_row_tells_which_mode_is_scored_and_the_other_ones_ratio() -> None:
+    graph, eager = Interval(value=2.0, low=1.9, high=2.1), Interval(value=1.25, low=1.2, high=1.3)
+    modes: dict[str, Any] = {"mode": "graph", "ratio": graph, "ratios": {"eager": eager, "graph": graph}}
+    found = row(case(timing={"eager": timing(20e-6), "graph": timing(10e-6)}, **modes))
+    assert (found.us, found.ratio) == ("10.0", "2.00x [1.90, 2.10] cublas, graph (eager 1.25x)")
+
+
 def test_arithmetic_is_told_in_tflops() -> None:
     assert row(case(flops=7_000_000_000)).rate == "700 TFLOP/s"
     assert row(case(bound="compute")).rate == "0.1 TFLOP/s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fastkernels.evaluation.bench.batch import counted
 from fastkernels.evaluation.bench.replies import RunnerFailed
 from fastkernels.tasks.tensors import tensors
 from tests.evaluation.bench.conftest import codes
@@ -162,3 +163,18 @@ def test_all_tensors_of_a_reply_are_the_parents_copies(lent):
     first = call(runner, site, (torch.ones(3, 8),))
     call(runner, site, (torch.zeros(3, 8),))
     assert all(t.eq(1).all() for t in tensors(first.outputs))
+
+
+def test_a_paced_position_is_told_only_after_the_device_was_waited_for():
+    counter, waited = [-1], []
+    calls = list(counted([("first",), ("second",)], counter, lambda: waited.append(counter[0])))
+    assert calls == [("first",), ("second",)]
+    assert (waited, counter) == ([-1, 0], [2])
+
+
+def test_no_order_reaches_a_child_that_was_ended(lent):
+    runner, site = lent(candidate("return torch.relu(x)"))
+    runner.close()
+    runner.stop()
+    with pytest.raises(RunnerFailed, match="was ended before"):
+        site.lend(runner)

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from fastkernels.evaluation.bench.judged import Judged
+from fastkernels.evaluation.bench.replies import RunnerFailed
 from fastkernels.evaluation.bench.ring import Ring
 from fastkernels.evaluation.bench.site import Site
-from fastkernels.evaluation.bench.timed import Bed
+from fastkernels.evaluation.bench.timed import Bed, Times
 from fastkernels.evaluation.bench.trap import trapped
 from fastkernels.tasks import get_task
 from tests.evaluation.bench.conftest import codes
@@ -137,6 +138,48 @@ def test_inputs_that_are_read_ahead_of_their_calls_give_the_old_outputs(lent):
     assert found == [{"STALE_OUTPUT"}, set()]
 
 
+PUTS_OFF = """
+class ReLU(nn.Module):
+    waiting = []
+    def forward(self, x):
+        out = torch.empty_like(x)
+        ReLU.waiting.append((x, out))
+        if len(ReLU.waiting) >= 200:
+            for x, y in ReLU.waiting:
+                torch.clamp(x, min=0, out=y)
+            ReLU.waiting.clear()
+        return out
+"""
+
+
+def test_work_that_is_put_off_gives_the_outputs_of_contents_that_came_after(lent):
+    found = []
+    for code in (PUTS_OFF, "class ReLU(nn.Module):\n    def forward(self, x): return torch.relu(x)\n"):
+        runner, site = lent(code)
+        bed = Bed(site, {"suspect": runner}, suspect="suspect", judged=Judged(sharing=[set()]))
+        bed.bind(1000)
+        found.append({f.code for _ in range(5) for f in trapped(bed, "suspect")})
+        runner.close()
+    assert found == [{"TIMED_WRONG"}, set()]
+
+
+def test_the_last_call_of_a_batch_is_always_judged(lent):
+    runner, site = lent(PUTS_OFF)
+    bed = Bed(site, {"suspect": runner}, suspect="suspect", judged=Judged(sharing=[set()]))
+    bed.bind(64)
+    bed.batch("suspect", 64, Times())
+    assert any("timed call 64 of 64" in f.where for f in bed.failures)
+
+
+def test_contents_change_everywhere_but_where_a_call_is_running(memory):
+    site = Site(get_task("relu"), next(iter(get_task("relu").cases())), torch.float32, memory, 3)
+    ring = Ring(site, 8)
+    ring._step = 3  # several steps, as large inputs take
+    before = [ring.contents(slot)[0] for slot in range(8)]
+    ring.renew(but=4)
+    assert [torch.equal(ring.contents(slot)[0], old) for slot, old in enumerate(before)] == [s == 4 for s in range(8)]
+
+
 @pytest.mark.slow
 def test_twice_the_work_reads_half_as_fast(lent):
     code = "class ReLU(nn.Module):\n    def forward(self, x):\n        return [x.sin() for _ in range({})][0]\n"
@@ -149,3 +192,17 @@ def test_twice_the_work_reads_half_as_fast(lent):
     contest = bed.contest(bed.estimates(), 8)
     one, two = (contest.times[n].timing(contest.fixed).seconds for n in ("once", "twice"))
     assert two / one == pytest.approx(1.95, abs=0.15)  # a call's own cost is in both
+
+
+def test_a_baseline_that_fails_in_a_batch_leaves_and_the_suspect_does_not(lent):
+    fails = "class ReLU(nn.Module):\n    def forward(self, x): raise ValueError('no room')\n"
+    honest, site = lent("class ReLU(nn.Module):\n    def forward(self, x): return torch.relu(x)\n")
+    broken, _ = lent(fails)
+    site.lend(broken)
+    runners = {"suspect": honest, "broken": broken}
+    bed = Bed(site, runners, suspect="suspect", judged=Judged(sharing=[set()]))
+    assert set(bed.estimates()) == {"suspect"} == set(bed.runners)
+    assert "no room" in bed.notes[0]
+    other = Bed(site, runners, suspect="broken", judged=Judged(sharing=[set()]))
+    with pytest.raises(RunnerFailed, match="no room"):
+        other.estimates()

@@ -1,0 +1,38 @@
+"""In a child: a module over the parent's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def built(
+    cls: type[nn.Module],
+    init: Mapping[str, Any],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    parameters: Mapping[str, torch.Tensor],
+) -> nn.Module:
+    """``cls(**init)`` on ``device`` in ``dtype``, whose parameters are the tensors given, not copies of them.
+
+    Raises:
+        ValueError: it has other parameters, or of other shapes.
+    """
+    with torch.device(device):
+        module = cls(**init)
+    module = module.to(dtype).eval()
+    own = dict(module.named_parameters())
+    if set(own) != set(parameters):
+        raise ValueError(f"parameters {sorted(own)}, the task has {sorted(parameters)}")
+    for name, value in parameters.items():
+        if own[name].shape != value.shape:
+            raise ValueError(f"{name} is {tuple(own[name].shape)}, the task's {tuple(value.shape)}")
+        own[name].data = value
+        own[name].requires_grad_(False)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the constructor made, in float32
+    return module
