@@ -12,3 +12,4 @@ class Graphs:
     sizes: list[int] = field(default_factory=list)  # that are captured
     padded: dict[int, int] = field(default_factory=dict)
     outside: set[int] = field(default_factory=set)  # tokens of steps that no graph holds
+    unverified: str = ""  # why the sizes are no proof of what the engine would have replayed

@@ -53,6 +53,7 @@ def capture(
     per_kind: int = ...,
     name: str = ...,
     workload: str = ...,
+    patience_s: float | None = ...,
 ) -> EngineCapturing: ...
 def capture(
     model: Any,
@@ -64,6 +65,7 @@ def capture(
     per_kind: int = PER_KIND,
     name: str = "",
     workload: str = "",
+    patience_s: float | None = None,
 ) -> Capturing | EngineCapturing | list[Capture]:
     """Records what passes the recognised sites of a live model: shapes, dtypes, strides, constructor facts, how often
     in which phase, where tokens are routed; and values, where they are asked for.
@@ -80,10 +82,12 @@ def capture(
         prompts: also store token ids, and what shows them.
         max_bytes: of all values together, in one worker.
         per_kind: calls of one kind whose values are kept, each with the same probability.
-        name, workload: what the capture is called.
+        name, workload: what the capture is called. The workloads of a scenario have names.
+        patience_s: for the answers of an SGLang engine's ranks; None for ten minutes at the end.
 
     Raises:
-        EvaluationError: an argument is not as it must be, the model is patched, or no module of it is a task's.
+        EvaluationError: an argument is not as it must be, the model is patched, no module of it is a task's, or a
+            capture lies in ``out`` already.
 
     >>> import torch
     >>> class Block(nn.Module):
@@ -107,7 +111,18 @@ def capture(
     if isinstance(model, (str, Path)):
         from fastkernels.evaluation.capture.scenario import capture_scenario
 
-        return capture_scenario(model, values=values, out=out, prompts=prompts, max_bytes=max_bytes, per_kind=per_kind)
+        if workload:
+            raise EvaluationError(
+                f"workload={workload!r}: a scenario's workloads have names of their own. Leave it out."
+            )
+        if str(model).startswith(("http://", "https://")):
+            raise EvaluationError(
+                f"{model}: a server's workers cannot be asked from here. Give a vllm.LLM or an sglang.Engine that "
+                "runs in this process, or a scenario."
+            )
+        return capture_scenario(
+            model, values=values, out=out, prompts=prompts, max_bytes=max_bytes, per_kind=per_kind, name=name
+        )
     if isinstance(model, nn.Module):
         return Capturing(model, settings, out=folder, name=name, workload=workload)
     from fastkernels.evaluation.capture.engines import EngineCapturing

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,10 +14,11 @@ import torch
 from torch import nn
 
 from fastkernels.errors import EvaluationError
+from fastkernels.evaluation.capture.eagerly import eagerly
 from fastkernels.evaluation.capture.recipe import name_of
 from fastkernels.evaluation.capture.record import Capture, GraphCheck
 from fastkernels.evaluation.capture.recorder import Recorder, Settings
-from fastkernels.evaluation.capture.store import save_capture
+from fastkernels.evaluation.capture.store import require_free, save_capture
 from fastkernels.patches.recognise import Recognition, adapters_for, recognise
 
 
@@ -46,6 +46,7 @@ class Capturing:
         self.graph: GraphCheck | None = None
         self._stack = contextlib.ExitStack()
         self._folder: Path | None = None
+        self._ended = False
 
     def __enter__(self) -> Self:
         if any(t.is_meta for t in self.model.parameters()):
@@ -54,19 +55,22 @@ class Capturing:
             self.recognition = recognise(self.model, adapters_for(self.model))
         if not self.recognition.sites:
             raise EvaluationError(f"{type(self.model).__name__}: none of its modules is a task's; nothing to capture.")
+        if self.out is not None:
+            require_free(self.out)
         self._recorder = Recorder(self.model, self.recognition, self.settings, engine=self._engine)
         self._recorder.install()
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled
-            self._stack.enter_context(torch.compiler.set_stance("force_eager"))
+        self._stack.enter_context(eagerly())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._require().remove()  # first: refused where something stands on top, and all is then as within
-        self._stack.close()
-        if kind is None and self.out is not None:
-            self.save(self.out)
+        with contextlib.ExitStack() as ending:  # the last first, and each whatever another one raises
+            if kind is None and self.out is not None and not self._ended:
+                ending.callback(self.save, self.out)
+            ending.callback(self._stack.close)
+            ending.callback(self._require().remove)
+            self._ended = True
 
     def check_graph(self, run: Callable[[], Any], *, compiled: bool = False) -> GraphCheck:
         """Makes the calls of ``run`` once more through Dynamo, and compares shapes, strides and dtypes at every site
@@ -125,9 +129,16 @@ class Capturing:
         return found
 
     def save(self, folder: str | Path) -> Capture:
-        """Writes ``capture.json``, ``values.safetensors`` and ``report.md`` into a folder."""
-        self._folder = Path(folder).expanduser()
-        return save_capture(self.result, self._folder, self._require().store)
+        """Writes ``capture.json``, ``values.safetensors`` and ``report.md`` into a folder.
+
+        Raises:
+            EvaluationError: another capture lies there.
+        """
+        there, store = Path(folder).expanduser(), self._require().store
+        if there != self._folder:
+            require_free(there)
+        self._folder = there
+        return save_capture(self.result, there, store)
 
     def _require(self) -> Recorder:
         if self._recorder is None:

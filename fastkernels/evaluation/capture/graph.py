@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from fastkernels.evaluation.capture.graph_isolation import isolated, of_its_own
 from fastkernels.evaluation.capture.recipe import name_of
 from fastkernels.evaluation.capture.record import Argument, GraphCheck, SiteRecord, TensorFact
 from fastkernels.evaluation.capture.recorder import Recorder
@@ -24,7 +25,7 @@ def check_traced(recorder: Recorder, run: Callable[[], Any], *, compile_it: bool
     """
     eager = {(s.path, s.task): signatures(s) for s in recorder.sites() if not s.gated}
     recorder.traced()
-    with recorder.silent(), _compiled(recorder.model) if compile_it else torch.compiler.set_stance("default"):
+    with isolated(), recorder.silent(), _compiled(recorder.model) if compile_it else _default():
         run()
     traced = recorder.traced()
     if not any(traced.values()):
@@ -92,8 +93,8 @@ def _compiled(model: nn.Module) -> Iterator[None]:
     slots = model.__dict__
     former = slots.get("_compiled_call_impl")
     there = "_compiled_call_impl" in slots
-    with torch.compiler.set_stance("default"):
-        slots["_compiled_call_impl"] = torch.compile(model._call_impl, backend="eager", dynamic=False)
+    with _default():
+        slots["_compiled_call_impl"] = torch.compile(of_its_own(model._call_impl), backend="eager", dynamic=False)
         try:
             yield
         finally:
@@ -101,3 +102,9 @@ def _compiled(model: nn.Module) -> Iterator[None]:
                 slots["_compiled_call_impl"] = former
             else:
                 del slots["_compiled_call_impl"]
+
+
+def _default() -> AbstractContextManager[None]:
+    """Compiled calls are compiled."""
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("default")
+    return stance

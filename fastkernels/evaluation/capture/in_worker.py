@@ -88,8 +88,8 @@ class WorkerCapture:
             raise ServingError(
                 f"{self._standing.report().summary}: no capture is under way. Start one before the calls."
             )
-        capturing.graph = graph_check(self._graphs, self._standing.report().compilation)
-        self._stack.close()
+        with self._stack:  # written whatever the question about graphs raises
+            capturing.graph = graph_check(self._graphs, self._standing.report().compilation)
         return capturing.result.model_dump_json()
 
 
@@ -98,8 +98,18 @@ def graph_check(graphs: Graphs | None, compilation: str) -> GraphCheck:
     graphs = graphs or Graphs()
     sizes, padded, outside = graphs.sizes, graphs.padded, graphs.outside
     if not padded:
+        captures = "CUDA graphs" in compilation and "CUDA graphs NONE" not in compilation
         why = "no step of the window would have run in a graph" if sizes else "the engine captures no graphs"
-        return GraphCheck(kind="sizes", passed=None, detail=f"{why} ({compilation})", sizes=sizes)
+        why = graphs.unverified or why if captures and not sizes else why
+        return GraphCheck(kind="sizes", passed=None, detail=f"not verified: {why} ({compilation})", sizes=sizes)
+    if graphs.unverified:
+        return GraphCheck(
+            kind="sizes",
+            passed=None,
+            detail=f"not verified: {graphs.unverified} ({compilation})",
+            sizes=sizes,
+            padded=padded,
+        )
     strange = {n: size for n, size in padded.items() if size not in sizes}
     detail = f"steps of {len(padded)} sizes run in captured graphs, padded to the graph's tokens; the engine's choice"
     detail += f"; {len(outside)} sizes run without a graph" if outside else ""

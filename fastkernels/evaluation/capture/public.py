@@ -27,6 +27,7 @@ from fastkernels.tasks.registry import task_for_stem
 
 OPERATOR = re.compile(r"fastkernels\.tasks\.baseline\.L(\d)\.(\w+):(\w+)")
 LONGEST_LIST = 8
+EAGER = "_eager.json"  # how every file's name ends
 KINDS = ("module", "object", "dtype", "list", "dict")
 
 
@@ -90,7 +91,7 @@ def public_name(capture: Capture, *, requests: int, seqs: int | None = None, lay
     model, cut = capture.model.replace("/", "__"), f"_L{layers}" if layers is not None else ""
     return (
         f"{model}_tp{capture.world_size}_{capture.dtype}_{capture.workload or 'live'}_req{requests}"
-        f"_seqs{seqs if seqs is not None else 'auto'}{cut}_eager.json"
+        f"_seqs{seqs if seqs is not None else 'auto'}{cut}{EAGER}"
     )
 
 

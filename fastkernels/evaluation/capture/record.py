@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-Phase = Literal["prefill", "decode", "mixed", "forward"]
+Phase = Literal["prefill", "decode", "mixed", "forward", "unknown"]
 Values = Literal["none", "integers", "sampled", "all"]
-PHASES: tuple[Phase, ...] = ("prefill", "decode", "mixed", "forward")
+PHASES: tuple[Phase, ...] = ("prefill", "decode", "mixed", "forward", "unknown")
 
 
 class Strict(BaseModel):

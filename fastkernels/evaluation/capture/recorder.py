@@ -79,7 +79,7 @@ class Recorder:
         self._phase: Phase | None = None
         self._inside = self._silent = False
         self._guards = settings.values != "none" and not settings.prompts
-        self._secrets, self._taps = Secrets(), Taps()
+        self._secrets, self._taps = Secrets(model), Taps()
 
     # -- standing ------------------------------------------------------------------------------------------------------
 
@@ -148,8 +148,8 @@ class Recorder:
         """What the return of a site's call says of prompts."""
         if site.task.name == EMBEDDING:
             return self._secrets.embedded
-        if site.task.name in MIXING and any(module is site.module for module in text_part(self.model).modules()):
-            return lambda _: self._secrets.mixed(site.path)
+        if site.task.name in MIXING:
+            return lambda _: self._secrets.mixed(site)
         return None
 
     def _tap_root(self) -> None:
@@ -268,9 +268,3 @@ def _seen_of(site: Site) -> _Seen:
     forward = getattr(site.module, method_of(site)) if proposal.gated else site.task.interface.forward
     facts = repr(sorted(proposal.facts.items(), key=str))
     return _Seen(site=site, names=names_of(forward), kind=(site.task.name, facts))
-
-
-def text_part(model: nn.Module) -> nn.Module:
-    """What computes on tokens: a tower for images mixes none of them."""
-    decoder = getattr(model, "get_decoder", lambda: None)() or getattr(model, "language_model", None)
-    return decoder if isinstance(decoder, nn.Module) else model

@@ -42,6 +42,7 @@ def _head(c: Capture) -> str:
 
 def _tasks(c: Capture) -> str:
     rows = []
+    phases = [p for p in PHASES if any(site.calls[p] for site in c.sites)]
     kinds = dict.fromkeys((s.task, _facts(s)) for s in c.sites)
     for task, facts in kinds:
         sites = [s for s in c.of(task) if _facts(s) == facts]
@@ -52,15 +53,15 @@ def _tasks(c: Capture) -> str:
         ordered = sorted(merged.items(), key=lambda item: -item[1].total())
         first = [f"{task} {facts}".strip(), str(sum(s.copies for s in sites))]
         for i, (text, calls) in enumerate(ordered[:LISTED]):
-            rows.append([*(first if not i else ("", "")), text, *_by_phase(calls)])
+            rows.append([*(first if not i else ("", "")), text, *_by_phase(calls, phases)])
         if len(ordered) > LISTED:
             more: Counter[Phase] = Counter()
             for _, calls in ordered[LISTED:]:
                 more.update(calls)
-            rows.append(["", "", f"... {len(ordered) - LISTED} more", *_by_phase(more)])
+            rows.append(["", "", f"... {len(ordered) - LISTED} more", *_by_phase(more, phases)])
         if not ordered:
-            rows.append([*first, "not called", *[""] * len(PHASES)])
-    return "\n## Calls\n\n" + table(["task", "sites", "arguments", *PHASES], rows)
+            rows.append([*first, "not called", *[""] * len(phases)])
+    return "\n## Calls\n\n" + table(["task", "sites", "arguments", *phases], rows)
 
 
 def _facts(site: SiteRecord) -> str:
@@ -73,8 +74,8 @@ def _shown(site: SiteRecord, variant: Variant) -> str:
     return variant.describe() + (" (the host's own)" if site.gated else "")
 
 
-def _by_phase(calls: Counter[Phase]) -> list[str]:
-    return [str(calls[phase]) if calls[phase] else "" for phase in PHASES]
+def _by_phase(calls: Counter[Phase], phases: Sequence[Phase]) -> list[str]:
+    return [str(calls[phase]) if calls[phase] else "" for phase in phases]
 
 
 def _routing(c: Capture) -> str:

@@ -17,15 +17,15 @@ import torch
 from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.capture.in_worker import Asked
 from fastkernels.evaluation.capture.job import DONE, CaptureJob
-from fastkernels.evaluation.capture.public import public_name, write_public
+from fastkernels.evaluation.capture.preflight import require_runnable
+from fastkernels.evaluation.capture.public import EAGER, public_name, write_public
 from fastkernels.evaluation.capture.record import Capture, Values
 from fastkernels.evaluation.capture.recorder import PER_KIND
-from fastkernels.evaluation.capture.store import JSON, load_capture
+from fastkernels.evaluation.capture.store import JSON, load_capture, require_free
 from fastkernels.evaluation.e2e.arm import TAIL
 from fastkernels.evaluation.e2e.engines.environment import environment_of
 from fastkernels.evaluation.e2e.engines.weights import model_of, remove_drawn
 from fastkernels.evaluation.e2e.evaluate import RESULTS_DIR, slug
-from fastkernels.evaluation.e2e.run_entry import cannot_run
 from fastkernels.evaluation.e2e.scenario import Entry, Scenario, load_scenario
 from fastkernels.evaluation.e2e.setup import Setup
 
@@ -48,6 +48,7 @@ def capture_scenario(
     graphs: bool = True,
     public: str | Path | None = None,
     timeout_s: float = TIMEOUT_S,
+    name: str = "",
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> list[Capture]:
     """Captures the workloads of a scenario's models: one capture a workload (and rank), each in a folder of ``out``.
@@ -62,40 +63,40 @@ def capture_scenario(
         graphs: capture the code that compiled modes run, and compare with what their graphs see.
         public: a folder for the same captures in the public benchmark's format.
         timeout_s: of one entry.
+        name: what the captures are called; without, each has its model's name.
 
     Raises:
-        EvaluationError: the scenario is not as it must be, nothing of it matches ``only``, or an entry cannot be run;
-            the message has the end of its log.
+        EvaluationError: the scenario is not as it must be, nothing of it matches ``only``, an entry cannot be run
+            here, or captures lie in ``out`` already: all of that is asked before anything is loaded. Or an entry's
+            process fails; the message has the end of its log.
     """
     chosen = scenario if isinstance(scenario, Scenario) else load_scenario(str(scenario))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if threads is None:
         threads = max(1, len(os.sched_getaffinity(0)) // 2) if device == "cpu" else 0
     root = Path(out).expanduser() if out is not None else _default_folder(chosen.name)
-    asked = Asked(values=values, prompts=prompts, max_bytes=max_bytes, per_kind=per_kind)
+    asked = Asked(values=values, prompts=prompts, max_bytes=max_bytes, per_kind=per_kind, name=name)
     entries = [(i, e) for i, e in enumerate(chosen.entries) if not only or any(fnmatch(e.model, g) for g in only)]
     if not entries:
         there = ", ".join(entry.model for entry in chosen.entries)
         raise EvaluationError(f"{chosen.name}: --only {' '.join(only)} matches none of its models: {there}.")
-    found: list[Capture] = []
+    require_runnable([entry for _, entry in entries], name=chosen.name, device=device)
+    require_free(root, under=True)
+    found: list[tuple[Entry, Capture]] = []
     for number, entry in entries:
-        why = cannot_run(entry)
-        if why is not None:
-            raise EvaluationError(f"{chosen.name}: {why}")
         folder = root / f"{number:02d}-{slug(entry.model)}"
         CaptureJob(entry=entry, device=device, threads=threads, asked=asked, graphs=graphs).write(folder)
         on_progress(entry.model)
-        found += _run(entry, folder, device=device, threads=threads, timeout_s=timeout_s)
+        captures = _run(entry, folder, device=device, threads=threads, timeout_s=timeout_s)
+        found += [(entry, capture) for capture in captures]
     if public is not None:
-        _write_public(found, Path(public).expanduser(), {e.model: e for _, e in entries})
-    return found
+        _write_public(found, Path(public).expanduser())
+    return [capture for _, capture in found]
 
 
 def _run(entry: Entry, folder: Path, *, device: str, threads: int, timeout_s: float) -> list[Capture]:
     environment = dict(os.environ)
     drawn = entry.engine != "hf" and entry.weights is not None and entry.weights.config is not None
-    for file in folder.rglob(JSON):  # of an earlier run
-        file.unlink()
     try:
         if drawn:
             _process("draw", entry, folder, environment, timeout_s)
@@ -140,17 +141,32 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _write_public(captures: Sequence[Capture], folder: Path, entries: dict[str, Entry]) -> None:
+def _write_public(captures: Sequence[tuple[Entry, Capture]], folder: Path) -> None:
+    """One file a capture of rank 0; where two would have one name, that of the later has its engine, or a number."""
     folder.mkdir(parents=True, exist_ok=True)
-    for capture in captures:
+    taken: set[str] = set()
+    for entry, capture in captures:
         if capture.rank:
             continue
-        entry = entries[capture.model]
         layers = entry.weights.layers if entry.weights is not None else None
         name = public_name(
             capture, requests=capture.generation.get("requests", 0), seqs=entry.max_num_seqs, layers=layers
         )
-        write_public(capture, folder / name)
+        stem = name.removesuffix(EAGER)
+        choices = [
+            stem,
+            f"{stem}_{capture.engine}",
+            *(f"{stem}_{capture.engine}{n}" for n in range(2, len(captures) + 2)),
+        ]
+        name = next(choice for choice in choices if choice not in taken)
+        taken.add(name)
+        file = folder / f"{name}{EAGER}"
+        if file.exists():
+            raise EvaluationError(
+                f"{file}: is there already, and is left as it is. Give another folder for the public format; the "
+                f"captures lie in {capture.folder}."
+            )
+        write_public(capture, file)
 
 
 def _default_folder(name: str) -> Path:

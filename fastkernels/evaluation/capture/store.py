@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.capture.record import Capture
@@ -19,17 +19,33 @@ JSON, REPORT = "capture.json", "report.md"
 
 
 def save_capture(capture: Capture, folder: Path, store: ValueStore | None = None) -> Capture:
-    """Writes a capture into ``folder``; returns it, with its values found there."""
+    """Writes a capture into ``folder``, ``capture.json`` after the values that it names; returns it, with its values
+    found there."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).unlink(missing_ok=True)
-    if store is not None:
-        store.write(folder)
+    written = store.write(folder) if store is not None else False
     with whole_file(folder / JSON) as path:
         path.write_text(capture.model_dump_json(indent=1) + "\n")
+    if not written:
+        (folder / FILE).unlink(missing_ok=True)  # of an earlier moment of the same capture
     with whole_file(folder / REPORT) as path:
         path.write_text(as_markdown(capture))
     capture._folder = folder
     return capture
+
+
+def require_free(folder: Path, *, under: bool = False) -> None:
+    """Nothing is ever written over another capture.
+
+    Args:
+        under: nor anywhere below ``folder``.
+
+    Raises:
+        EvaluationError: one lies there.
+    """
+    for name in (JSON, FILE):
+        found = next(folder.rglob(name), None) if under else folder / name
+        if found is not None and found.exists():
+            raise EvaluationError(f"{found}: a capture lies there already. Give another folder, or take it away first.")
 
 
 def load_capture(path: str | Path) -> Capture:
@@ -41,14 +57,21 @@ def load_capture(path: str | Path) -> Capture:
     given = Path(path).expanduser()
     file = given / JSON if given.is_dir() else given
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise EvaluationError(f"capture {file}: {error.strerror}. Give a folder of `fastkernels capture`.") from None
+    except UnicodeDecodeError as error:
+        raise EvaluationError(
+            f"capture {file}: no text ({error.reason}). Give a folder of `fastkernels capture`."
+        ) from None
     try:
         if '"operators"' in text and '"fastkernels-capture"' not in text:
             from fastkernels.evaluation.capture.public import read_public
 
-            return read_public(text)
+            try:
+                return read_public(text)
+            except EvaluationError as error:
+                raise EvaluationError(f"{file}: {error}") from None
         capture = Capture.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
@@ -79,7 +102,7 @@ def value_of(capture: Capture, key: str) -> torch.Tensor:
     """The tensor with this key, contiguous, on the CPU.
 
     Raises:
-        EvaluationError: the file of values is not there, or does not hold it.
+        EvaluationError: the file of values is not there, is none, or does not hold it.
     """
     if capture.folder is None:
         raise EvaluationError(
@@ -93,5 +116,7 @@ def _read(file: Path, key: str) -> torch.Tensor:
     try:
         with safe_open(file, framework="pt") as tensors:
             return tensors.get_tensor(key)
-    except (OSError, KeyError) as error:
-        raise EvaluationError(f"{file}: no value {key}: {error}. Capture again.") from None
+    except (OSError, KeyError, SafetensorError, UnicodeDecodeError) as error:  # the third: no such key, no such format
+        raise EvaluationError(
+            f"{file}: no value {key}: {error}. It is cut off or of another capture. Capture again."
+        ) from None

@@ -36,8 +36,9 @@ class Tap:
         trace: See | None = None,
         after: Callable[[Any], None] | None = None,
     ) -> None:
-        self.module, self.slot = module, slot
+        self.module, self.slot, self.former = module, slot, module.__dict__.get(slot, ABSENT)
         self.original, self.see, self.trace, self.after = original, see, trace, after
+        self.live, self.refused = True, False
         self.__name__ = "forward"
         self.__signature__ = inspect.signature(original)
 
@@ -47,6 +48,8 @@ class Tap:
         return code
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.live:
+            return self.original(*args, **kwargs)
         if is_compiling():
             if self.trace is not None:
                 self.trace(args, kwargs)
@@ -70,7 +73,7 @@ class Taps:
     """The taps of one recording, in the order in which they were put."""
 
     def __init__(self) -> None:
-        self._standing: list[tuple[nn.Module, str, Any, Tap]] = []
+        self._standing: list[Tap] = []
 
     def put(self, module: nn.Module, method: str, **wishes: Any) -> None:
         """Puts a tap on ``module``'s ``method``; under accelerate's own forward, as candidates stand."""
@@ -78,29 +81,46 @@ class Taps:
         under = method == "forward" and "_hf_hook" in slots and "_old_forward" in slots
         slot = "_old_forward" if under else method
         tap = Tap(getattr(module, slot), module=module, slot=slot, **wishes)
-        self._standing.append((module, slot, slots.get(slot, ABSENT), tap))
+        self._standing.append(tap)
         slots[slot] = tap
 
     def take_away(self) -> None:
-        """Restores every module's former entry; a second call does nothing.
+        """Ends every tap, and restores every module's former entry; a second call takes away what is free by then.
 
         Raises:
-            EvaluationError: something was put on top of a tap; it is to be taken away first.
+            EvaluationError: something was put on top of a tap, which stays under it and only makes the call. What can
+                be restored is restored all the same.
         """
-        tops = {(id(module), slot): (module, tap) for module, slot, _, tap in self._standing}
-        for (_, slot), (module, tap) in tops.items():
-            present = module.__dict__.get(slot)
-            if present is not tap:
-                raise EvaluationError(
-                    f"{type(module).__name__}.{slot}: {present!r:.80} was put on top of the capture. Take it away "
-                    "first; nothing was removed."
-                )
+        for tap in self._standing:
+            tap.live, tap.see, tap.trace, tap.after = False, _nothing, None, None
+        stuck: list[Tap] = []
+        first = True
         while self._standing:
-            module, slot, former, _ = self._standing.pop()
+            tap = self._standing.pop()
+            first, slots = first and not tap.refused, tap.module.__dict__
+            if slots.get(tap.slot) is not tap:
+                tap.refused = True
+                stuck.append(tap)
+                continue
+            former = tap.former
+            while isinstance(former, Tap) and former.refused:  # of a capture that ended under this one
+                former = former.former
             if former is ABSENT:
-                del module.__dict__[slot]
+                del slots[tap.slot]
             else:
-                module.__dict__[slot] = former
+                slots[tap.slot] = former
+        self._standing = stuck[::-1]
+        if stuck and first:
+            top = stuck[0]
+            raise EvaluationError(
+                f"{type(top.module).__name__}.{top.slot}: {top.module.__dict__.get(top.slot)!r:.80} was put on top of "
+                f"the capture, which has ended all the same. {len(stuck)} of its taps stay below and only make the "
+                "call. Take away what is on top first, and end the capture after it."
+            )
+
+
+def _nothing(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """What a tap that has ended writes down."""
 
 
 def method_of(site: Site) -> str:

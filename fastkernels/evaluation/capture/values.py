@@ -54,21 +54,28 @@ class ValueStore:
     def keep(self, kind: Hashable, at: int, sample: Sample, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copies a call's tensors to the host. Where there is no room, kinds with more make it, or it is dropped."""
         bucket = self._buckets[kind]
-        former = bucket.kept[at] if at < len(bucket.kept) else None
         copies = {name: host_copy(tensor) for name, tensor in tensors.items()}
         keys = {name: content_of(tensor) for name, tensor in copies.items()}
         contents = {keys[name]: copy for name, copy in copies.items()}
+        if sum(map(nbytes, contents.values())) > self.max_bytes:  # for it alone there is no room
+            self.dropped += 1
+            return
+        former = bucket.kept.pop(at) if at < len(bucket.kept) else None
         if former is not None:
-            self._release(bucket.kept.pop(at))
+            held = {key: self._tensors[key] for key in former.values.values()}
+            self._release(former)
         while self._lacks(contents) and self._evict(than=len(bucket.kept) + 1):
             pass
         if self._lacks(contents):
             self.dropped += 1
+            if former is not None:  # its place stays its own
+                self._hold(held)
+                for key in former.values.values():
+                    self._uses[key] += 1
+                bucket.kept.insert(at, former)
             return
-        for key, copy in zip(keys.values(), copies.values(), strict=True):
-            if key not in self._tensors:
-                self._tensors[key] = copy
-                self.bytes += nbytes(copy)
+        self._hold(contents)
+        for key in keys.values():
             self._uses[key] += 1
         bucket.kept.append(sample.model_copy(update={"values": keys}))
 
@@ -76,11 +83,12 @@ class ValueStore:
         """What is kept, kind by kind."""
         return [sample for bucket in self._buckets.values() for sample in bucket.kept]
 
-    def write(self, folder: Path) -> None:
-        """Writes ``values.safetensors``, where there are any."""
+    def write(self, folder: Path) -> bool:
+        """Writes ``values.safetensors``, where there are any, and says whether there are."""
         if self._tensors:
             with whole_file(folder / FILE) as path:
                 save_file(self._tensors, path)
+        return bool(self._tensors)
 
     def _lacks(self, contents: Mapping[str, torch.Tensor]) -> bool:
         fresh = sum(nbytes(tensor) for key, tensor in contents.items() if key not in self._tensors)
@@ -94,6 +102,12 @@ class ValueStore:
         self._release(fullest.kept.pop(self._random.randrange(len(fullest.kept))))
         self.dropped += 1
         return True
+
+    def _hold(self, contents: Mapping[str, torch.Tensor]) -> None:
+        for key, tensor in contents.items():
+            if key not in self._tensors:
+                self._tensors[key] = tensor
+                self.bytes += nbytes(tensor)
 
     def _release(self, sample: Sample) -> None:
         for key in sample.values.values():

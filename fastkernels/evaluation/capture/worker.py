@@ -51,7 +51,7 @@ def _capture_hf(job: CaptureJob, folder: Path, workloads: tuple[Workload, ...]) 
                 model,
                 job.asked.settings,
                 out=folder / workload.name,
-                name=entry.model,
+                name=job.asked.name or entry.model,
                 workload=workload.name,
                 engine="hf",
                 recognition=recognition,
@@ -94,7 +94,7 @@ def _capture_engine(job: CaptureJob, folder: Path, workloads: tuple[Workload, ..
             session.engine,
             job.asked.settings,
             out=folder / workload.name,
-            name=entry.model,
+            name=job.asked.name or entry.model,
             workload=workload.name,
             generation=workload.model_dump(mode="json"),
         ):

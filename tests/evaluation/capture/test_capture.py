@@ -207,18 +207,6 @@ def test_a_patched_model_is_refused():
     assert c.result.root_calls
 
 
-def test_two_captures_may_be_nested_and_the_outer_ends_last(model):
-    outer, inner = capture(model), capture(model)
-    outer.__enter__()
-    inner.__enter__()
-    with pytest.raises(EvaluationError, match="on top"):
-        outer.__exit__(None, None, None)
-    inner.__exit__(None, None, None)
-    outer.__exit__(None, None, None)
-    assert "forward" not in model.__dict__
-    assert torch._dynamo.eval_frame._stance.stance == "default"
-
-
 def test_a_model_without_sites_is_refused():
     with pytest.raises(EvaluationError, match="nothing to capture"), capture(nn.Sequential(nn.Dropout())):
         pass

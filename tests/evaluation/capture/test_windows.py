@@ -12,7 +12,7 @@ from fastkernels.serving.sglang_eager import eager_window
 
 class Batch:
     def __init__(self, tokens):
-        self.input_ids = torch.zeros(tokens)
+        self.input_ids, self.batch_size = torch.zeros(tokens), tokens
 
 
 class GraphRunner:
@@ -39,8 +39,19 @@ def test_no_graph_runs_in_the_window_and_its_choice_is_told():
     assert ask.can_run_graph(Batch(3))
     assert vars(ask) == {}
     check = graph_check(told, "decode full CUDA graphs")
-    assert (check.passed, check.sizes, check.padded) == (True, [1, 2, 4], {3: 4})
+    # The next size is ours, not the engine's word: nothing is said to agree.
+    assert (check.passed, check.sizes, check.padded) == (None, [1, 2, 4], {3: 4})
+    assert "not verified" in check.detail
     assert told.outside == {9}
+
+
+def test_graphs_that_no_known_runner_replays_are_not_silent():
+    with eager_window(object.__new__(type("Runner", (), {}))) as told:
+        pass
+    check = graph_check(told, "decode full CUDA graphs")
+    assert check.passed is None
+    assert "nothing that fastkernels knows" in check.detail
+    assert "captures no graphs" in graph_check(told, "eager").detail
 
 
 def test_the_window_ends_with_an_error_too():
