@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ from fastkernels.runtime.fake import reference_for
 from fastkernels.runtime.launch import Launcher
 from fastkernels.runtime.load import load_file, shipped_folder
 from fastkernels.runtime.opaque import Opaque, make_opaque
+from fastkernels.runtime.own_code import with_own_code
 from fastkernels.tasks import get_task
 
 CALLS = 8  # in a compiled graph
@@ -101,13 +101,10 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def compiled(function: Any) -> Step:
-    """``function`` as an engine compiles it. Its code becomes an object of its own: Dynamo keeps what it compiled by
-    code object, and without guards would take one form of an operator for another."""
-    function = FunctionType(
-        function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
-    )
-    return torch.compile(function, fullgraph=True, options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe})
+def compiled(function: Step) -> Step:
+    """``function`` as an engine compiles it: without guards, so that shared code would be taken for another form's."""
+    options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+    return torch.compile(with_own_code(function), fullgraph=True, options=options)
 
 
 @contextmanager

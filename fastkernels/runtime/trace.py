@@ -7,7 +7,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import get_compilation_metrics, graph_break_reasons
 
+from fastkernels.runtime.own_code import with_own_code
 from fastkernels.runtime.schema import tensors_in
 
 # One graph for the first size, one for all others; a third is a branch on the size, more is a graph for each.
@@ -34,7 +34,7 @@ def untraceable(forward: Callable[..., Any], example: tuple[Any, ...], *, implem
         graphs += 1
         return graph.forward
 
-    compiled = torch.compile(_alone(forward), fullgraph=True, backend=backend)
+    compiled = torch.compile(with_own_code(forward), fullgraph=True, backend=backend)
     reasons_before = len(graph_break_reasons)
     try:
         with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=False):  # sizes are to be retraced here
@@ -55,15 +55,6 @@ def untraceable(forward: Callable[..., Any], example: tuple[Any, ...], *, implem
     finally:
         del graph_break_reasons[reasons_before:]
     return f"it needs {graphs} graphs for {len(batches(example))} batch sizes" if graphs > MOST_GRAPHS else None
-
-
-def _alone(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """``forward`` behind a code object of its own: Dynamo's cache and recompile limit go by code object."""
-
-    def traced(*arguments: Any) -> Any:
-        return forward(*arguments)
-
-    return FunctionType(traced.__code__.replace(), globals(), "traced", None, traced.__closure__)
 
 
 def _eager(forward: Callable[..., Any], example: tuple[Any, ...], batch: int | None) -> tuple[torch.Tensor, ...] | None:

@@ -20,7 +20,7 @@ from fastkernels.evaluation.bench.judged import Judged, judged
 from fastkernels.evaluation.bench.packed import unpack
 from fastkernels.evaluation.bench.pool import Options, Pool
 from fastkernels.evaluation.bench.reasons import status_of
-from fastkernels.evaluation.bench.replies import RunnerFailed
+from fastkernels.evaluation.bench.replies import HACKS, RunnerFailed
 from fastkernels.evaluation.bench.result import CaseResult, Failure, Mode
 from fastkernels.evaluation.bench.runner import Runner
 from fastkernels.evaluation.bench.scored import CANDIDATE, below_roofline, clocks_differ, scored
@@ -31,8 +31,6 @@ from fastkernels.evaluation.bench.watched import watched
 from fastkernels.tasks import get_task
 from fastkernels.tasks.task import Case
 from fastkernels.tasks.tensors import tensors
-
-HACKS = frozenset({"TAMPERED", "FORGED"})  # counted in whatever mode they are seen
 
 
 def bench_task(
@@ -166,7 +164,7 @@ class _Case:
             except RunnerFailed as error:
                 if mode == "eager" or error.code in HACKS or not self.suspect.alive:
                     raise
-                self.state.notes.append(f"{mode}: {error.detail.partition(chr(10))[0][:160]}")
+                self.state.notes.append(f"{mode}: {error.brief}")
                 continue
             if contest is not None:
                 contests[mode] = contest

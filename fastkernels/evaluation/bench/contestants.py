@@ -75,12 +75,12 @@ class Contestants:
             try:
                 return self.lend(source, "baseline")
             except RunnerFailed as error:
-                told = error.detail
+                told = error.brief
                 if error.code == "CRASH" and attempt + 1 < ATTEMPTS:
                     continue  # by whomever: once more in a new process
                 self.pool.failed(source, error, began)
                 break
-        self.notes.append(f"baseline {source.name}: {(told or '').partition(chr(10))[0][:160]}")
+        self.notes.append(f"baseline {source.name}: {told or ''}")
         return None
 
     def _alive(self, name: str) -> bool:

@@ -115,7 +115,7 @@ class Pool:
     def failed(self, source: Source, error: RunnerFailed, began: float) -> None:
         """Notes a baseline's failure; ``began`` is of ``time.monotonic``. The hopeless are not tried again."""
         if error.code in HOPELESS or time.monotonic() - began > SLOW_SECONDS:
-            self.hopeless[source.name] = error.detail
+            self.hopeless[source.name] = error.brief
 
     def outside(self) -> list[str]:
         """What was changed about the processes from outside them; those are not used again.

@@ -11,6 +11,9 @@ import torch
 from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.bench.shared import Place
 
+HACKS = frozenset({"TAMPERED", "FORGED"})  # counted in whatever mode they are seen
+BRIEF_CHARACTERS = 160
+
 
 class RunnerFailed(EvaluationError):
     """A child did not do what it was told: ``code`` is the catalogue's, ``detail`` what was seen."""
@@ -18,6 +21,11 @@ class RunnerFailed(EvaluationError):
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
         self.code, self.detail = code, detail
+
+    @property
+    def brief(self) -> str:
+        """The first line of ``detail``, for a note."""
+        return self.detail.partition("\n")[0][:BRIEF_CHARACTERS]
 
 
 @dataclass(frozen=True, kw_only=True)

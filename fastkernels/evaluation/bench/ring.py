@@ -5,7 +5,6 @@ No slot is used twice in a batch, so that there is nothing a cache of results co
 from __future__ import annotations
 
 import secrets
-import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +13,9 @@ from torch.utils import _pytree as pytree
 
 from fastkernels.evaluation.bench.inputs import clone
 from fastkernels.evaluation.bench.shared import Place, aligned, place
-from fastkernels.evaluation.bench.site import JITTER, Site
+from fastkernels.evaluation.bench.site import DRAWS, JITTER, Site
 from fastkernels.tasks.tensors import tensors
 
-DRAWS = 4  # of the case, on which the contents are based
 MOST_RENEWED_BYTES = 1 << 28  # in one step: what that takes of other memory is several times as much
 MOST_REDRAWN_BYTES = 1 << 20  # of arguments with integers, which are drawn anew for every batch
 
@@ -28,10 +26,10 @@ class Ring:
     def __init__(self, site: Site, slots: int) -> None:
         self.site, self.slots = site, slots
         self._generator = torch.Generator(device=site.device).manual_seed(secrets.randbits(62))
-        single, size = place(_draws(site)[0])
+        single, size = place(site.draws[0])
         self._first = [p for p in pytree.tree_leaves(single) if isinstance(p, Place)]
         self._step = max(1, MOST_RENEWED_BYTES // max(size, 1))
-        self._bases = self._based(_draws(site))
+        self._bases = self._based(site.draws)
         floats = [p for p in self._first if p.dtype.is_floating_point and p.shape]
         # Rows that go with rows of numbers, or all there is: other integers (offsets, tables) mean what they are.
         self._rows = {p.shape[0] for p in floats or self._first if p.shape}
@@ -51,13 +49,13 @@ class Ring:
     @staticmethod
     def bytes_of_slot(site: Site) -> int:
         """Shared memory that one slot takes."""
-        return place(_draws(site)[0])[1]
+        return place(site.draws[0])[1]
 
     def renew(self, *, but: int | None = None) -> None:
         """New contents in every slot, or in all ``but`` one: a draw of the case, each float moved, rows of integers in
         another order."""
         if self._redrawn:
-            self._bases = self._based(_drawn(self.site))
+            self._bases = self._based(self.site.drawn())
         for start in range(0, self.slots, self._step):
             end = min(start + self._step, self.slots)
             inside = but is not None and start <= but < end
@@ -114,20 +112,6 @@ class Ring:
             return replace(where, offset=start + index * step)
 
         return pytree.tree_map_only(Place, one, tree)
-
-
-_known: weakref.WeakKeyDictionary[Site, list[Any]] = weakref.WeakKeyDictionary()
-
-
-def _draws(site: Site) -> list[Any]:
-    """Draws of the site's case, made once: of a large case each takes a CPU seconds."""
-    if site not in _known:
-        _known[site] = _drawn(site)
-    return _known[site]
-
-
-def _drawn(site: Site) -> list[Any]:
-    return [site.referee.draw(secrets.randbits(62)) for _ in range(DRAWS)]
 
 
 def _stored(draw: Any, index: int, where: Place) -> torch.Tensor:

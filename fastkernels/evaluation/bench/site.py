@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from fastkernels.tasks.task import Case
 from fastkernels.tasks.tensors import tensors
 
 GROWTH = 1.5  # of an arena that is too small
+DRAWS = 4  # of the case, on which the contents of timed calls are based
 JITTER = (0.75, 1.25)  # what refreshed values are multiplied by: signs, zeros and infinities stay
 
 
@@ -110,6 +113,15 @@ class Site:
                 self.task, self.case, dtype=self.dtype, device=self.device, seed=0, reference=self.reference
             )
         return self._referee
+
+    @functools.cached_property
+    def draws(self) -> list[Any]:
+        """Draws of the case, made once: of a large case each takes a CPU seconds."""
+        return self.drawn()
+
+    def drawn(self) -> list[Any]:
+        """New draws of the case, packed."""
+        return [self.referee.draw(secrets.randbits(62)) for _ in range(DRAWS)]
 
     def lend(self, runner: Runner) -> None:
         """Builds the implementation in its child, over the shared parameters.

@@ -16,7 +16,7 @@ from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.bench.inputs import Drawn
 from fastkernels.evaluation.bench.judge import judge_drawn
 from fastkernels.evaluation.bench.judged import Judged, unlike_tensors
-from fastkernels.evaluation.bench.replies import Batch, Called, RunnerFailed
+from fastkernels.evaluation.bench.replies import HACKS, Batch, Called, RunnerFailed
 from fastkernels.evaluation.bench.result import Failure, Mode, Timing
 from fastkernels.evaluation.bench.ring import Ring
 from fastkernels.evaluation.bench.runner import Runner
@@ -157,9 +157,9 @@ class Bed:
         try:
             return [self.batch(name, calls) for calls in sizes]
         except RunnerFailed as error:
-            if name == self.suspect or error.code in ("TAMPERED", "FORGED"):
+            if name == self.suspect or error.code in HACKS:
                 raise
-            self.notes.append(f"{name} left out of {self.mode} mode: {error.detail.partition(chr(10))[0][:160]}")
+            self.notes.append(f"{name} left out of {self.mode} mode: {error.brief}")
             del self.runners[name]
             return []
 
@@ -186,7 +186,7 @@ class Bed:
             except RunnerFailed as error:
                 if self.mode == "eager" or not runner.alive:
                     raise
-                self.notes.append(f"{name} takes no {self.mode} mode: {error.detail.splitlines()[0][:160]}")
+                self.notes.append(f"{name} takes no {self.mode} mode: {error.brief}")
                 del self.runners[name]
             runner.stop()
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastkernels.evaluation.capture.graph_isolation import isolated, of_its_own
+from fastkernels.evaluation.capture.graph_isolation import isolated
 from fastkernels.evaluation.capture.recipe import name_of
 from fastkernels.evaluation.capture.record import Argument, GraphCheck, SiteRecord, TensorFact
 from fastkernels.evaluation.capture.recorder import Recorder
+from fastkernels.runtime.own_code import with_own_code
 
 SHOWN = 20  # differences
 
@@ -94,7 +95,7 @@ def _compiled(model: nn.Module) -> Iterator[None]:
     former = slots.get("_compiled_call_impl")
     there = "_compiled_call_impl" in slots
     with _default():
-        slots["_compiled_call_impl"] = torch.compile(of_its_own(model._call_impl), backend="eager", dynamic=False)
+        slots["_compiled_call_impl"] = torch.compile(with_own_code(model._call_impl), backend="eager", dynamic=False)
         try:
             yield
         finally:

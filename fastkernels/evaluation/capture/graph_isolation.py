@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType
-from typing import Any
 
 UNLIMITED = 1 << 20
 SETTINGS = {  # each new shape is traced, as a static one, however many there are
@@ -40,13 +39,3 @@ def isolated() -> Iterator[None]:
         hook.remove()
         for code in compiled.values():
             reset_code(code)
-
-
-def of_its_own(call: Callable[..., Any]) -> Callable[..., Any]:
-    """``call`` behind a function whose code is nobody else's: Dynamo keeps what it compiled by code."""
-
-    def traced(*args: Any, **kwargs: Any) -> Any:
-        return call(*args, **kwargs)
-
-    traced.__code__ = traced.__code__.replace(co_name="traced")
-    return traced

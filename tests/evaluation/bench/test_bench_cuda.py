@@ -19,14 +19,13 @@ from fastkernels.tasks import get_task
 from fastkernels.tasks.L1.relu import ReLU
 from fastkernels.tasks.L1.rms_norm import RMSNorm, Witness
 from tests.evaluation.bench.conftest import codes
-from tests.evaluation.bench.test_timed import PUTS_OFF, READS_AHEAD
+from tests.evaluation.bench.test_timed import HONEST, PUTS_OFF, READS_AHEAD
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda", 0)
 QUICK = {"device": "cuda", "dtypes": ["float32"], "rounds": 2, "modes": ["eager"], "baselines": {"relu": [ReLU]}}
 LARGE = {"device": "cuda", "dtypes": ["bfloat16"], "production": True, "cases": ["llama_2048"],
          "modes": ["eager", "graph"], "baselines": {"rms_norm": [RMSNorm, Witness]}}  # fmt: skip
-HONEST = "class ReLU(nn.Module):\n    def forward(self, x): return torch.relu(x)\n"
 OTHER_STREAM = """
 import torch
 SIDE = None

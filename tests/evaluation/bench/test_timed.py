@@ -126,16 +126,21 @@ class ReLU(nn.Module):
 """
 
 
+HONEST = "class ReLU(nn.Module):\n    def forward(self, x): return torch.relu(x)\n"
+
+
+def caught(lent, code: str, slots: int) -> set[str]:
+    """Codes of five tries. A trap closes on calls that have not begun: on a busy machine not every one does."""
+    runner, site = lent(code)
+    bed = Bed(site, {"suspect": runner}, suspect="suspect", judged=Judged(sharing=[set()]))
+    bed.bind(slots)
+    found = {f.code for _ in range(5) for f in trapped(bed, "suspect")}
+    runner.close()
+    return found
+
+
 def test_inputs_that_are_read_ahead_of_their_calls_give_the_old_outputs(lent):
-    found = []
-    for code in (READS_AHEAD, "class ReLU(nn.Module):\n    def forward(self, x): return torch.relu(x)\n"):
-        runner, site = lent(code)
-        bed = Bed(site, {"suspect": runner}, suspect="suspect", judged=Judged(sharing=[set()]))
-        bed.bind(1024)
-        # A trap closes on calls that have not begun: on a busy machine not every one does.
-        found.append({f.code for _ in range(5) for f in trapped(bed, "suspect")})
-        runner.close()
-    assert found == [{"STALE_OUTPUT"}, set()]
+    assert [caught(lent, code, 1024) for code in (READS_AHEAD, HONEST)] == [{"STALE_OUTPUT"}, set()]
 
 
 PUTS_OFF = """
@@ -153,14 +158,7 @@ class ReLU(nn.Module):
 
 
 def test_work_that_is_put_off_gives_the_outputs_of_contents_that_came_after(lent):
-    found = []
-    for code in (PUTS_OFF, "class ReLU(nn.Module):\n    def forward(self, x): return torch.relu(x)\n"):
-        runner, site = lent(code)
-        bed = Bed(site, {"suspect": runner}, suspect="suspect", judged=Judged(sharing=[set()]))
-        bed.bind(1000)
-        found.append({f.code for _ in range(5) for f in trapped(bed, "suspect")})
-        runner.close()
-    assert found == [{"TIMED_WRONG"}, set()]
+    assert [caught(lent, code, 1000) for code in (PUTS_OFF, HONEST)] == [{"TIMED_WRONG"}, set()]
 
 
 def test_the_last_call_of_a_batch_is_always_judged(lent):
