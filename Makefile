@@ -46,7 +46,8 @@ engine-test-vllm: .venv-vllm/.made
 		tests/evaluation/bench/test_baselines.py
 
 engine-test-sglang: .venv-sglang/.made
-	PYTHONPATH=tests/engines/stubs .venv-sglang/bin/python $(ENGINE_TESTS) tests/patches/sglang
+	PYTHONPATH=tests/engines/stubs .venv-sglang/bin/python $(ENGINE_TESTS) tests/patches/sglang \
+		tests/evaluation/e2e/engines/test_engine_arms.py
 
 .venv-vllm/.made: constraints-vllm.txt
 .venv-sglang/.made: constraints-sglang.txt

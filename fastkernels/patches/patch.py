@@ -161,7 +161,15 @@ def plan(model: nn.Module, candidates: Any = "shipped", *, mode: Mode = "inferen
     """The report that ``patch`` would start from: sites recognised, candidates matched; the model is not touched.
 
     Works on a model without values (meta device) too. Candidates are not run, so a wrong one still shows as applied.
+
+    Raises:
+        PatchError: ``model`` is no module.
     """
+    if not isinstance(model, nn.Module):
+        raise PatchError(
+            f"plan: a live nn.Module is wanted, not {type(model).__module__}.{type(model).__qualname__}. What would "
+            "stand in an engine is told by its workers' reports (FASTKERNELS_CANDIDATES, GET /fastkernels/report)."
+        )
     return _prepare(
         model, candidates, mode=mode, on_miss="report", select=select, verify=False, lowering="auto", dry_run=True
     ).report

@@ -109,12 +109,14 @@ def require_ranks(scheduler: Any, settings: Settings) -> None:
     torch.distributed.all_gather_object(held, own, group=scheduler.tp_cpu_group)
     wrong = ""
     if None in held:
-        wrong = f"rank {held.index(None)} made a scheduler, and its model was not passed to fastkernels"
+        wrong = f"rank {held.index(None)} made a scheduler, and its model was not passed to fastkernels. {WAY_OUT}"
     elif own != held[0]:
         wrong = f"rank {STANDINGS['target'].report().rank} holds {own}, and rank 0 {held[0]}. "
-        wrong += "Let no file change while it starts"
+        wrong += "Let no file change while the engine starts, and give each node the same folder."
     if wrong and settings.on_error == "stop":
-        raise ServingError(f"SGLang: {wrong}. The engine does not start.")
+        raise ServingError(
+            f"SGLang: {wrong}\nThe engine does not start. FASTKERNELS_ON_ERROR=serve would start it as its workers are."
+        )
     if wrong:
         LOGGER.error("SGLang: %s", wrong)
         LOGGER.error("fastkernels_patched{engine=sglang,rank=%d} 0", torch.distributed.get_rank())

@@ -25,23 +25,27 @@ def install() -> None:
     from vllm.v1.executor.abstract import Executor
     from vllm.v1.worker.worker_base import WorkerWrapperBase
 
-    _around(WorkerWrapperBase, "init_device", _init_device)
-    _around(Executor, "get_kv_cache_specs", _get_kv_cache_specs)
+    hooks: list[tuple[Any, str, Callable[..., Any]]] = [
+        (WorkerWrapperBase, "init_device", _init_device),
+        (Executor, "get_kv_cache_specs", _get_kv_cache_specs),
+    ]
+    for owner, name, _ in hooks:  # all or none of them
+        if not hasattr(owner, name):
+            raise ServingError(
+                f"vLLM {vllm.__version__} has no {owner.__name__}.{name}, at which candidates would be put in. Use a "
+                "version that fastkernels was run with (0.26, 0.30), or unset FASTKERNELS_CANDIDATES and "
+                "FASTKERNELS_WATCH."
+            )
     if hasattr(vllm.plugins, "load_endpoint_plugins"):
-        _around(vllm.plugins, "load_endpoint_plugins", _load_endpoint_plugins)
+        hooks.append((vllm.plugins, "load_endpoint_plugins", _load_endpoint_plugins))
     else:
         LOGGER.warning("vLLM %s takes no routes: FASTKERNELS_REPORT_DIR says where reports go.", vllm.__version__)
+    for owner, name, hook in hooks:
+        _around(owner, name, hook)
 
 
 def _around(owner: Any, name: str, hook: Callable[..., Any]) -> None:
-    original = getattr(owner, name, None)
-    if original is None:
-        import vllm
-
-        raise ServingError(
-            f"vLLM {vllm.__version__} has no {owner.__name__}.{name}, at which candidates would be put in. Use a "
-            "version that fastkernels was run with (0.26, 0.30), or unset FASTKERNELS_CANDIDATES and FASTKERNELS_WATCH."
-        )
+    original = getattr(owner, name)
     if hasattr(original, MARK):
         return
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from fastkernels.errors import PatchError
+from fastkernels.patches.dispatch import dispatchers
 
 BEFORE = "set FASTKERNELS_CANDIDATES in the environment before the engine starts"
 
@@ -17,14 +19,18 @@ BEFORE = "set FASTKERNELS_CANDIDATES in the environment before the engine starts
 def live_model(engine: Any) -> Iterator[nn.Module]:
     """The model of an in-process ``vllm.LLM``, in the context that its modules need around a call outside a step.
 
-    Keys and values that were computed before are forgotten at the end: they are not the candidates'.
+    Keys and values in the engine's caches are forgotten when a patch is made in it, and again when that is undone:
+    later answers would be made from the other's. Requests that are under way are computed again.
 
     Raises:
         PatchError: it is no such engine, its model is in another process, or is compiled or captured.
     """
     name = f"{type(engine).__module__}.{type(engine).__qualname__}"
     if type(engine).__module__.partition(".")[0] != "vllm" or not hasattr(engine, "llm_engine"):
-        raise PatchError(f"{name}: a live nn.Module is wanted, or a vllm.LLM.")
+        raise PatchError(
+            f"{name}: a live nn.Module is wanted, or a vllm.LLM whose model is in this process. For any other engine, "
+            f"{BEFORE}."
+        )
     executor = getattr(engine.llm_engine, "model_executor", None)  # there where the engine runs in this process
     worker = getattr(getattr(executor, "driver_worker", None), "worker", None)
     if worker is None or executor.parallel_config.world_size > 1:
@@ -42,6 +48,22 @@ def live_model(engine: Any) -> Iterator[nn.Module]:
         )
     from fastkernels.patches.vllm.context import call_context
 
+    model = worker.get_model()
+    _forget(engine)
+    before = {id(dispatcher) for _, dispatcher in dispatchers(model)}
     with call_context(config):
-        yield worker.get_model()
-    engine.reset_prefix_cache()
+        yield model
+    for _, dispatcher in dispatchers(model):
+        if id(dispatcher) not in before:  # of this patch; undoing it retires each of its own
+            vars(dispatcher)["retire"] = partial(_retire, dispatcher.retire, engine)
+            break
+
+
+def _retire(retire: Callable[[], None], engine: Any) -> None:
+    retire()
+    _forget(engine)
+
+
+def _forget(engine: Any) -> None:
+    engine.reset_prefix_cache(reset_running_requests=True)
+    engine.llm_engine.reset_encoder_cache()

@@ -32,10 +32,15 @@ class ReportRoute:
         self.engine = engine_client
 
     async def report(self, request: Request) -> Response:
-        """``{"workers": [WorkerReport, ...]}``: each rank's model, and the one that drafts for it, if any."""
+        """``{"workers": [WorkerReport, ...]}``: each rank's model, and the one that drafts for it, if any; or 503 with
+        ``{"error": ...}``."""
         from starlette.responses import JSONResponse
 
         if self.engine is None:
             return JSONResponse({"error": "this server has no engine"}, status_code=503)
-        answers = await self.engine.collective_rpc("fastkernels_reports")
+        try:
+            answers = await self.engine.collective_rpc("fastkernels_reports")
+        except Exception as error:  # noqa: BLE001 - vLLM tells a worker that has no such verb in many ways
+            told = f"a worker did not answer for its patch: {type(error).__name__}: {error}"
+            return JSONResponse({"error": told}, status_code=503)
         return JSONResponse({"workers": [report for answer in answers for report in json.loads(answer)]})

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from fastkernels.errors import ServingError
+from fastkernels.errors import PatchError, ServingError
 from fastkernels.patches.compose import selector
 from fastkernels.patches.patch import Patch, patch, plan
 from fastkernels.patches.site import Site
@@ -118,14 +118,27 @@ def _patched(
 ) -> Patch | None:
     candidates, chosen = preflight(settings), selector(selection(settings))
     others = {id(part) for part in beside.modules()} if beside is not None else set()
+    tasks = candidates.by_task if candidates is not None else {}
+    asked: dict[str, bool] = {}  # whether the operator chose it, of each site that a candidate is for
 
     def select(site: Site) -> bool:
+        if site.task.name in tasks:
+            asked[f"{site.path}:{site.task.name}"] = chosen(site)
         return chosen(site) and id(site.module) not in others
 
     with context or nullcontext():
         if optional and not plan(model, candidates, select=select).applied:
             return None
-        handle = patch(model, candidates, select=select, verify=settings.verify, lowering=lowering)
+        try:
+            handle = patch(model, candidates, select=select, verify=settings.verify, lowering=lowering)
+        except PatchError as error:
+            if not asked or any(asked.values()):
+                raise
+            given = f"SITES={settings.sites}" if settings.sites else f"SELECT={' '.join(settings.select)}"
+            raise ServingError(
+                f"FASTKERNELS_{given} chooses none of the {len(asked)} sites of {type(model).__name__} that these "
+                f"candidates are for, so no candidate applies. One of them is {min(asked)}."
+            ) from error
     try:
         if check is not None:
             check(handle)

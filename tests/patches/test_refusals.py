@@ -130,6 +130,11 @@ def test_nothing_applied_is_an_error_that_says_why(llama):
         assert [c.state for c in p.report.candidates] == ["unmatched"]
 
 
+def test_what_is_no_module_cannot_be_planned_and_the_way_out_is_told():
+    with pytest.raises(PatchError, match=r"a live nn.Module is wanted, not builtins.object.*/fastkernels/report"):
+        fastkernels.plan(object())
+
+
 def test_a_model_without_values_is_refused_and_can_be_planned(llama):
     llama.to("meta")
     with pytest.raises(PatchError, match="meta device"):

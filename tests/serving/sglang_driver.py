@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 PROMPTS = [[5, 9, 17, 33, 41, 60], [7, 8, 9, 200]]
+LONG = [list(range(3, 60)), list(range(100, 150))]
 TOKENS = 12  # of each prompt; the model is called as often, or once more: the scheduler runs a step ahead
 TIMEOUT_S = 400
 ROOT = Path(__file__).parents[2]
@@ -105,7 +106,8 @@ def main(asked: dict[str, Any]) -> None:
         if kind == "reload":
             return engine.update_weights_from_disk(asked["model"])
         sampling = {"temperature": 0, "max_new_tokens": TOKENS, "ignore_eos": True}
-        return [o["output_ids"] for o in engine.generate(input_ids=PROMPTS, sampling_params=sampling)]
+        prompts = LONG if kind == "long" else PROMPTS
+        return [o["output_ids"] for o in engine.generate(input_ids=prompts, sampling_params=sampling)]
 
     results = {"pid": os.getpid()} | {step: take(step) for step in asked["steps"]}
     Path(asked["out"]).write_text(json.dumps(results))

@@ -15,7 +15,7 @@ import pytest
 
 from tests.engines.tiny import make
 from tests.serving.sglang_candidates import norm
-from tests.serving.sglang_driver import ARGUMENTS, TOKENS, TWO_RANKS, environment, finish, run
+from tests.serving.sglang_driver import ARGUMENTS, LONG, TOKENS, TWO_RANKS, environment, finish, run
 
 pytestmark = [
     pytest.mark.engine,
@@ -26,6 +26,7 @@ pytestmark = [
 NORMS = 5  # of the tiny Llama: two a layer, and the last
 TASK = "rms_norm"
 START_S = 300
+CHUNK = 16  # tokens of a prefill's step
 
 
 def steps(tokens=TOKENS, *, times=1):
@@ -64,7 +65,8 @@ def wrong(folder):
 @pytest.fixture(scope="module")
 def watched(engine):
     """Without candidates: what SGLang itself does, told by our verbs."""
-    ran = engine("generate", "ask:report", "ask:sites", "ask:start_window", variables={"FASTKERNELS_WATCH": "1"})
+    steps = ("generate", "ask:report", "ask:sites", "ask:start_window", "long")
+    ran = engine(*steps, variables={"FASTKERNELS_WATCH": "1"}, chunked_prefill_size=CHUNK)
     assert ran.code == 0, ran.log
     return ran.results
 
@@ -81,7 +83,10 @@ def patched(engine, right, folder):
         "reload",
         "generate:2",
         "ask:report:2",
+        "long",
+        "ask:report:long",
         variables={"FASTKERNELS_CANDIDATES": str(right), "FASTKERNELS_REPORT_DIR": str(folder / "reports")},
+        chunked_prefill_size=CHUNK,
     )
     assert ran.code == 0, ran.log
     return ran.results
@@ -123,6 +128,13 @@ def test_it_still_runs_after_weights_were_reloaded_and_from_cached_prefixes(patc
     assert all(not site["bypassed"] for site in report["patch"]["sites"])
 
 
+def test_prompts_that_are_prefilled_in_chunks_get_the_same_tokens(patched, watched):
+    (before,), (after,) = patched["ask:report:2"], patched["ask:report:long"]
+    assert patched["long"] == watched["long"]
+    chunks = sum(map(len, LONG)) // CHUNK
+    assert after["calls"] - before["calls"] >= NORMS * (chunks + TOKENS - 1)
+
+
 def test_a_report_is_written_where_the_operator_said(patched, folder):
     written = json.loads((folder / "reports" / "sglang-target-rank0.json").read_text())
     assert written["state"] == "patched" and written["digest"]
@@ -154,7 +166,7 @@ def test_a_folder_that_is_not_there_is_an_exception_of_the_engines_caller(engine
 def test_candidates_that_apply_nowhere_keep_the_engine_from_starting(engine, right):
     ran = engine("generate", variables={"FASTKERNELS_CANDIDATES": str(right), "FASTKERNELS_SELECT": "no.such.*"})
     assert ran.code != 0 and ran.results == {}
-    assert "no candidate applies to any of its" in ran.log
+    assert "FASTKERNELS_SELECT=no.such.* chooses none of the 5 sites of LlamaForCausalLM" in ran.log
 
 
 @pytest.mark.slow

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from fastkernels.errors import ServingError
+from fastkernels.serving.settings import Settings
 from fastkernels.serving.sglang_client import gather
+from fastkernels.serving.sglang_hooks import install
 
 SCRIPT = """
 import sys
@@ -51,6 +53,26 @@ def test_with_on_error_serve_the_same_is_an_error_in_the_log():
 def test_an_engine_that_it_cannot_enter_ends_the_process():
     done = registered(FASTKERNELS_WATCH="1")
     assert done.returncode == 1 and "No module named 'sglang'" in done.stderr
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="sglang is not in this environment")
+def test_a_place_that_is_not_there_is_refused_where_the_engines_own_hooks_would_go_on_without(monkeypatch):
+    """The trap: SGLang's registry logs a hook that does not take, and its engine starts. Ours are put in whole."""
+    from sglang.srt.entrypoints.engine import Engine
+    from sglang.srt.model_executor.model_runner import ModelRunner
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    monkeypatch.delattr(Engine, "_launch_subprocesses")
+    before = dict(vars(ModelRunner))
+    HookRegistry.register("sglang.srt.entrypoints.engine.Engine._launch_subprocesses", print, HookType.AFTER)
+    try:
+        HookRegistry.apply_hooks()
+    finally:
+        HookRegistry.reset()
+    with pytest.raises(ServingError, match=r"has no Engine\._launch_subprocesses, at which fastkernels enters. Use a"):
+        install(Settings(watch=True))
+    assert dict(vars(ModelRunner)) == before
 
 
 def answering(*told):

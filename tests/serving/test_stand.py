@@ -80,7 +80,11 @@ BAD = {
     "no folder": (lambda folder: Settings(candidates=str(folder / "none")), "is not a folder"),
     "wrong": (lambda folder: Settings(candidates=str(norm(folder, factor=0.5))), "is off by"),
     "raises": (lambda folder: Settings(candidates=str(norm(folder, before="1 / 0\n"))), "ZeroDivisionError"),
-    "no site": (lambda folder: Settings(candidates=str(norm(folder)), select=("none",)), "no candidate applies"),
+    "no site": (
+        lambda folder: Settings(candidates=str(norm(folder)), select=("none", "*:linear")),
+        "FASTKERNELS_SELECT=none [*]:linear chooses none of the 5 sites of LlamaForCausalLM that these candidates are "
+        "for, so no candidate applies. One of them is model.layers.0.input_layernorm:rms_norm",
+    ),
     "no lock": (lambda folder: Settings(candidates=str(norm(folder)), lock=folder / "none"), "no lock can be read"),
     "no sites file": (
         lambda folder: Settings(candidates=str(norm(folder)), sites=folder / "none"),

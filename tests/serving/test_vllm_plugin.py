@@ -29,6 +29,17 @@ def test_a_bad_setting_is_raised_for_vllm_ends_a_process_whose_plugin_raises(mon
         register()
 
 
+def test_with_on_error_serve_the_same_is_an_error_in_the_log_and_the_process_goes_on():
+    code = "from fastkernels.serving.vllm_plugin import register; register()"
+    asked = {"FASTKERNELS_CANDIDATE": "typo", "FASTKERNELS_ON_ERROR": "serve"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=INHERITED | asked, stderr=subprocess.PIPE, text=True, check=True
+    )
+    assert "FASTKERNELS_CANDIDATE is no setting" in done.stderr
+    assert "The engine serves unpatched." in done.stderr
+    assert "fastkernels_patched{engine=vllm} 0" in done.stderr
+
+
 def test_a_hook_goes_around_once_however_often_it_is_put_in():
     class Owner:
         def ask(self):
@@ -47,3 +58,15 @@ def test_every_public_name_is_there_when_asked_for():
     assert set(fastkernels.__all__) <= set(dir(fastkernels))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = fastkernels.nothing
+
+
+@pytest.mark.engine
+def test_a_vllm_without_one_of_our_places_is_refused_and_left_without_the_others(monkeypatch):
+    pytest.importorskip("vllm")
+    from vllm.v1.executor.abstract import Executor
+    from vllm.v1.worker.worker_base import WorkerWrapperBase
+
+    monkeypatch.delattr(Executor, "get_kv_cache_specs")
+    with pytest.raises(ServingError, match=r"has no Executor\.get_kv_cache_specs, at which .* Use a version"):
+        vllm_hooks.install()
+    assert not hasattr(WorkerWrapperBase.init_device, vllm_hooks.MARK)

@@ -298,6 +298,25 @@ def test_entering_torch_compile_leaves_the_candidate_in_place(engine):
             assert (path, site.calls, site.bypassed) == (path, 2, {})
 
 
+@with_model("llama")
+def test_a_forward_registered_for_another_platform_is_not_called_and_the_candidate_is(engine, monkeypatch):
+    """The trap: SGLang asks for it on a platform that is not its own, and on no other."""
+    fused_op = pytest.importorskip("sglang.kernels.fused_op", reason="0.5.13 has no such registry")
+    norm = engine.model.model.norm
+    if not isinstance(norm, fused_op.BaseFusedOp):
+        pytest.skip("this version's layers have another base")
+    called = []
+    monkeypatch.setattr(fused_op.BaseFusedOp, "_oot_forward_registry", {})
+    fused_op.BaseFusedOp.register_oot_forward(type(norm), lambda self, *args: called.append(1), "cuda")
+    monkeypatch.setitem(vars(norm), "_forward_method", None)  # asked for again, as before a first call
+    with torch.no_grad():
+        want = norm(torch.ones(3, 128))
+        with patched(engine) as handle:
+            torch.testing.assert_close(norm(torch.ones(3, 128)), want)
+            assert state_of(handle, "model.norm").calls == 1
+    assert not called
+
+
 class Fused(fastkernels.tasks.get_task("rms_norm").interface):
     """By torch's own fused norm, which shows in a graph; the engine's native forward is written out."""
 

@@ -42,11 +42,12 @@ class Engine:
         self.llm, self.model, self.config = offline.llm, offline.model, offline.config
         self.before = self.generate()
 
-    def generate(self):
+    def generate(self, *, reset=True):
         """Greedy tokens of all prompts at once; nothing is left in the cache of prefixes from calls before."""
         from vllm import SamplingParams
 
-        self.llm.reset_prefix_cache()
+        if reset:
+            self.llm.reset_prefix_cache()
         how = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True)
         return [list(o.outputs[0].token_ids) for o in self.llm.generate(list(PROMPTS), how, use_tqdm=False)]
 
@@ -175,6 +176,16 @@ def test_a_wrong_candidate_is_refused_and_without_verification_the_tokens_show_i
     with engine.patched({task: wrong}, verify=False):
         assert engine.generate() != engine.before
     assert engine.generate() == engine.before
+
+
+@of("llama")
+def test_a_patch_of_the_live_engine_and_its_end_leave_no_keys_of_the_others_in_the_cache(engine):
+    engine.generate()
+    hits = engine.hits()
+    assert engine.generate(reset=False) == engine.before and engine.hits() > hits  # prompts are found there
+    with fastkernels.patch(engine.llm, {"served_attention": CountsFromZero}, verify=False):
+        assert engine.generate(reset=False) != engine.before
+    assert engine.generate(reset=False) == engine.before
 
 
 @of("llama")

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engines.offline_vllm import Offline
+from tests.engines.offline_vllm import PROMPTS, Offline
 from tests.patches.vllm.engines import changed, drift, patched, reasons, tiny_engine, tokens
+from tests.serving.lora_adapter import adapter
 
 pytestmark = pytest.mark.engine
 pytest.importorskip("vllm")
@@ -22,17 +23,30 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Offline]:
         yield engine
 
 
-def test_with_lora_wrapped_layers_are_gated_and_the_rest_is_patched(tmp_path: Any) -> None:
+def answers(engine: Offline, adapter: Any) -> list[list[int]]:
+    """Greedy tokens of one batch of prompts under a LoRA request, or None."""
+    from vllm import SamplingParams
+
+    greedy = SamplingParams(temperature=0, max_tokens=12, detokenize=False, ignore_eos=True)
+    prompts = [{"prompt_token_ids": ids} for ids in PROMPTS]
+    outputs = engine.llm.generate(prompts, greedy, lora_request=adapter, use_tqdm=False)
+    return [list(o.outputs[0].token_ids) for o in outputs]
+
+
+def test_with_lora_wrapped_layers_are_gated_the_rest_is_patched_and_adapters_answer_as_before(tmp_path: Any) -> None:
+    from vllm.lora.request import LoRARequest
+
     with tiny_engine("llama", tmp_path, enable_lora=True, max_lora_rank=8) as engine:
-        before = engine.generate()
+        adapted = LoRARequest("mine", 1, str(adapter(tmp_path / "mine", tmp_path / "models" / "llama")))
+        before = [answers(engine, asked) for asked in (None, adapted)]
+        assert before[0] != before[1]
         with patched(engine) as handle:
-            after = engine.generate()
+            assert [answers(engine, asked) for asked in (None, adapted)] == before
             sites = handle.report.sites
         gated = {s.task for s in sites if s.state == "gated" and "LoRA" in s.reason}
         assert gated == {"linear", "embedding", "gated_mlp"}
         assert {s.task for s in sites if s.state == "applied"} == {"rms_norm", "silu_and_mul", "rotary_emb"}
         assert not any(s.calls == 0 for s in sites if s.state == "applied")
-        assert tokens(after) == tokens(before)
 
 
 def test_before_lora_wraps_the_layers_they_are_gated_too(llama: Offline) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 import fastkernels
 from fastkernels.errors import LoweringError
 from fastkernels.patches.vllm.context import call_context
+from fastkernels.tasks.L1.linear import Linear
 from fastkernels.tasks.L1.rms_norm import RMSNorm
 from fastkernels.tasks.L1.silu_and_mul import SiluAndMul
 from fastkernels.tasks.L2.served_attention import ServedAttention
@@ -29,6 +30,10 @@ class Norm(RMSNorm):
 
 
 class Gate(SiluAndMul):
+    pass
+
+
+class Product(Linear):
     pass
 
 
@@ -213,3 +218,81 @@ def test_a_norm_that_somebody_replaced_by_class_name_is_judged_by_what_it_comput
             applied.unpatch()
         assert [s.path for s in report.applied] == ([] if replacement is late else ["norm"])
         assert [u.reason.startswith("probe mismatch") for u in report.unrecognised] == [True] * (replacement is late)
+
+
+@torch.inference_mode()
+def test_a_kernel_that_the_engines_operator_prefers_does_not_run_in_the_candidates_stead(engine):
+    """The trap: an operator runs what its list of priorities says; what is registered and not in it never runs."""
+    from vllm import ir
+
+    operator = ir.ops.rms_norm
+    calls = []
+
+    @operator.register_impl("fastkernels_test")
+    def preferred(
+        x: torch.Tensor, weight: torch.Tensor | None, epsilon: float, variance_size: int | None = None
+    ) -> torch.Tensor:
+        calls.append(1)
+        return operator.impls["native"].impl_fn(x, weight, epsilon, variance_size)
+
+    model = Two(custom_ops="all")
+    x = torch.randn(3, 2 * WIDTH)
+    try:
+        want = model.norm(x)
+        assert not calls
+        with operator.set_priority(["fastkernels_test"]):
+            model.norm(x)
+            assert calls.pop() and not calls
+            with call_context(engine.config), fastkernels.patch(model, {"rms_norm": Norm}) as handle:
+                calls.clear()  # its trials ask the engine too
+                torch.testing.assert_close(model.norm(x), want)
+                assert [s.calls for s in handle.report.applied] == [1]
+        assert not calls
+    finally:
+        operator.impls.pop("fastkernels_test")
+
+
+class Linears(nn.Module):
+    """A linear layer, beside a norm, as the engine builds them."""
+
+    def __init__(self, config):
+        super().__init__()
+        from vllm.config import set_current_vllm_config
+        from vllm.model_executor.layers.layernorm import RMSNorm as VllmsNorm
+        from vllm.model_executor.layers.linear import ReplicatedLinear
+
+        with set_current_vllm_config(config), torch.inference_mode():
+            self.norm = VllmsNorm(WIDTH)
+            self.proj = ReplicatedLinear(WIDTH, WIDTH, bias=False)
+            self.proj.weight.data = torch.randn(WIDTH, WIDTH)
+            self.proj.quant_method.process_weights_after_loading(self.proj)
+
+
+@torch.inference_mode()
+def test_a_layer_that_somebody_replaced_by_class_name_is_gated_unless_its_forward_is_the_engines(engine):
+    from vllm.model_executor import custom_op
+    from vllm.model_executor.layers.linear import ReplicatedLinear
+
+    def doubled(self, x):
+        return ReplicatedLinear.forward(self, 2 * x)
+
+    earlier = Linears(engine.config)
+    states = {}
+    for name, own in {"Doubles": {"forward": doubled}, "Same": {}}.items():
+        ReplicatedLinear.register_oot(type(name, (ReplicatedLinear,), own), name="ReplicatedLinear")
+        try:
+            # The trap: only what is built from now on is replaced.
+            assert type(earlier.proj) is ReplicatedLinear
+            later = Linears(engine.config)
+            assert type(later.proj).__name__ == name
+        finally:
+            custom_op.op_registry_oot.pop("ReplicatedLinear")
+        with call_context(engine.config):
+            for which, model in {"earlier": earlier, name: later}.items():
+                x = torch.randn(3, WIDTH)
+                want, _ = model.proj(x)
+                with fastkernels.patch(model, {"linear": Product}, on_miss="report") as handle:
+                    torch.testing.assert_close(model.proj(x)[0], want)
+                    (site,) = (s for s in handle.report.sites if s.path == "proj")
+                    states[which] = (site.state, site.calls, "a forward of its own" in site.reason)
+    assert states == {"earlier": ("applied", 1, False), "Same": ("applied", 1, False), "Doubles": ("gated", 0, True)}
