@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fastkernels.authoring.captured import Captured, captured
 from fastkernels.authoring.model import describe_model
 from fastkernels.authoring.shapes import shaped
 from fastkernels.authoring.stub import MOST_SHAPES, facts_in_words, order, stub
@@ -46,7 +47,8 @@ def create_stubs(
         architecture: only tasks that this model has sites for, or that a reference at one of its sites is built
             from: a packaged config's name, a config file, a folder that holds one, or a hub id in the cache.
         tasks: only these, by name.
-        captures: a capture; the docstrings list its shapes, and only tasks that it has calls of are written.
+        captures: a capture, or a folder with several (a scenario's models, workloads and ranks); the docstrings list
+            their shapes, and only tasks that they have calls of are written.
         force: write over files that are there.
 
     Raises:
@@ -61,16 +63,17 @@ def create_stubs(
     places = places_in(architecture, top=max((t.level for t in chosen), default=1)) if architecture else None
     if places is not None:
         chosen = [task for task in chosen if task.name in places]
+    found = captured(captures) if captures is not None else None
     texts: dict[Path, str] = {}
     for task in chosen:
-        text = _text(task, captures, (places or {}).get(task.name, {}))
+        text = _text(task, found, (places or {}).get(task.name, {}))
         if text is not None:
             texts[Path(out) / f"L{task.level}" / f"{task.name}.py"] = text
     if not texts:
         raise EvaluationError(
             f"no task is left of {len(all_tasks())}: "
             f"levels {list(levels or LEVELS)}, tasks {list(tasks or ['all'])}, "
-            f"architecture {architecture or 'any'}, capture {captures or 'none'}. Ask for less."
+            f"architecture {architecture or 'any'}, capture {captures or 'none'}. Leave one of these out."
         )
     kept = tuple(file for file in texts if file.exists() and not force)
     for file, text in texts.items():
@@ -80,20 +83,15 @@ def create_stubs(
     return Stubs(written=tuple(file for file in texts if file not in kept), kept=kept)
 
 
-def _text(task: Task, captures: Path | str | None, places: Places) -> str | None:
-    """The stub's text; None where a capture is given that has no call of the task."""
-    told, cases, dtype = "of the task's cases", order(task.cases()), torch.bfloat16
-    if captures is not None:
-        from fastkernels.evaluation.capture.cases import cases_of
-        from fastkernels.evaluation.capture.recipe import dtype_of
-        from fastkernels.evaluation.capture.store import load_capture
-
-        capture = load_capture(captures)
-        told, cases, dtype = f"captured ({Path(captures).name})", cases_of(capture, task), dtype_of(capture.dtype)
-        if not cases:
-            return None
-    listed = list(shaped(task, cases[:MOST_SHAPES], dtype=dtype))
-    return stub(task, listed, of=len(cases), told=told, sites=places)
+def _text(task: Task, told: Captured | None, places: Places) -> str | None:
+    """The stub's text; None where captures are given that have no call of the task."""
+    if told is None:
+        cases = order(task.cases())
+        more = f"list(fastkernels.tasks.get_task({task.name!r}).cases())"
+        listed = list(shaped(task, cases[:MOST_SHAPES]))
+        return stub(task, listed, of=len(cases), told="of the task's cases", more=more, sites=places)
+    listed, of = told.shapes(task, limit=MOST_SHAPES)
+    return stub(task, listed, of=of, told=told.told, more="in the capture", sites=places) if listed else None
 
 
 def places_in(architecture: str, *, top: int) -> Mapping[str, Places]:

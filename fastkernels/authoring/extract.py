@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,8 +10,10 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from fastkernels.authoring.check import Checked, check_imported, check_task
+from fastkernels.authoring.file_names import short, stems
 from fastkernels.authoring.imported_file import PLACEMENT, imported_file
 from fastkernels.authoring.model import Described, describe_model
 from fastkernels.authoring.recipe import NotPlain
@@ -106,13 +106,14 @@ def extract(
     seen = walk(described.model, sites)
     left_out: dict[str, str] = {}
     pieces = [p for p in _pieces(described, sites, seen, left_out) if p.level in levels]
+    left_out |= seen.uncalled
     if seen.failure:
         left_out["(forward pass)"] = seen.failure
     if not pieces:
         raise EvaluationError(f"{config}: nothing to extract: {'; '.join(left_out.values()) or 'no module is called'}.")
     folder = Path(out) if out is not None else Path("extracted") / short(config)
     files = []
-    for piece, stem in zip(pieces, _stems(pieces), strict=True):
+    for piece, stem in zip(pieces, stems((p.level, p.what, p.paths[0]) for p in pieces), strict=True):
         file = folder / f"L{piece.level}" / f"{stem}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(piece.text, encoding="utf-8")
@@ -187,7 +188,7 @@ def _others(described: Described, covered: set[str], seen: Walk, left_out: dict[
         module = modules[path]
         level = level_of(module, path, modules)
         inside = any(path == site or path.startswith(f"{site}.") for site in covered)
-        if inside or level > max(LEVELS) or _idle(module):
+        if inside or level > max(LEVELS) or _idle(module) or ".parametrizations." in path:
             continue
         key = f"{type(module).__module__}.{type(module).__qualname__} {_constants(described, module)} {_kind(call)}"
         if key in grouped:
@@ -248,7 +249,8 @@ def level_of(module: nn.Module, path: str, modules: Mapping[str, nn.Module]) -> 
     """1 for an operator, 2 for a block, 3 for a layer (an item of a list that has blocks in it), 4 for a model."""
     if not module._modules:
         return 1
-    lists = any(isinstance(part, nn.ModuleList) and len(part) for part in module.modules())
+    parts = (part for part in module.modules() if not isinstance(part, ParametrizationList))
+    lists = any(isinstance(part, nn.ModuleList) and len(part) for part in parts)
     if lists or hasattr(module, "base_model_prefix"):
         return 4
     listed = isinstance(modules.get(path.rpartition(".")[0]), nn.ModuleList)
@@ -261,38 +263,3 @@ def _walked_in(described: Described) -> Any:
 
 def _source(described: Described, module: nn.Module, paths: Sequence[str]) -> Source:
     return Source(model=short(described.name), cls=type(module).__name__, paths=tuple(paths))
-
-
-def _stems(pieces: Sequence[_Piece]) -> list[str]:
-    """File names: what a piece is, with its place in the model where there are several, numbered where that is not
-    enough."""
-    count = Counter((p.level, p.what) for p in pieces)
-    used: Counter[tuple[int, str]] = Counter()
-    stems = []
-    for piece in pieces:
-        stem = snake(piece.what)
-        if count[piece.level, piece.what] > 1:
-            names = [part for part in piece.paths[0].split(".") if not part.isdigit()]
-            stem = f"{stem}_{snake(names[-1])}" if names else stem
-        used[piece.level, stem] += 1
-        stems.append(stem if used[piece.level, stem] == 1 else f"{stem}_{used[piece.level, stem]}")
-    return stems
-
-
-def short(config: str) -> str:
-    """A config's name for folders and sentences.
-
-    >>> short("llama-3.1-8b"), short("configs/tiny.json"), short("some/folder/")
-    ('llama-3.1-8b', 'tiny', 'folder')
-    """
-    return Path(config).name.removesuffix(".json")
-
-
-def snake(name: str) -> str:
-    """A class name as a file name.
-
-    >>> snake("WhisperDecoderLayer"), snake("PatchTSTScaler"), snake("ViTEmbeddings"), snake("rms_norm")
-    ('whisper_decoder_layer', 'patch_tst_scaler', 'vit_embeddings', 'rms_norm')
-    """
-    name = name.replace("ViT", "Vit")  # one word, though it reads as two
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastkernels.authoring.recipe import NotPlain, drawn, literal
+from fastkernels.authoring.recipe import EXPERT_IDS, NotPlain, drawn, literal
 from fastkernels.authoring.task_file import Source, assemble
 from fastkernels.authoring.walk import Call
 
@@ -41,7 +41,7 @@ def imported_file(
     """
     cls = type(module)
     home, name = ("torch", f"nn.{cls.__name__}") if cls.__module__.startswith("torch.nn.") else (cls.__module__, "")
-    if "<locals>" in cls.__qualname__ or cls.__module__ == "__main__":
+    if "<locals>" in cls.__qualname__ or cls.__module__ == "__main__" or (name and not hasattr(nn, cls.__name__)):
         raise NotPlain(f"{cls.__qualname__} cannot be imported by name")
     imports = ["import torch", "from typing import Any", "import argparse", "from torch import nn"]
     if not name:
@@ -53,12 +53,12 @@ def imported_file(
         (part.num_embeddings for part in module.modules() if isinstance(part, nn.Embedding)), None
     )
     high = {"": width} if width else {}
+    experts = getattr(module, "num_experts", None)
+    if isinstance(experts, int):
+        high |= dict.fromkeys(EXPERT_IDS, experts)
     draws = [line for n, v in given.items() for line in drawn(n, v, dtype=of, high=high)]
     names = ", ".join(f"{n}: Any" for n in given)
-    if any(n.startswith("*") for n in given) or _positional(cls):
-        passed = ", ".join(given)
-    else:
-        passed = ", ".join([*(f"{n}={n}" for n in given), *(f"{n}={literal(v, n)}" for n, v in fixed.items())])
+    passed = _passed(module, call, given, fixed)
     origin = home.partition(".")[0]
     needs = "torch" if origin == "torch" else f"torch and {origin}"
     doc = f"""{cls.__name__} (L{level}), extracted by `fastkernels extract`: no task describes it.
@@ -82,8 +82,21 @@ Needs {needs}. Run it: `python FILE [--device cuda]` prints shapes and ok."""
         init=(),
         draws=draws,
         returned=list(given),
-        random=level > 1 or not any("position" in n for n in given),  # a table's rows are what positions say
+        # A table's rows are what positions say, and some read no more of their input than its shape.
+        random=level > 1 or not any("position" in n for n in (*given, cls.__name__.lower())),
     )
+
+
+def _passed(module: nn.Module, call: Call, given: Mapping[str, Any], fixed: Mapping[str, Any]) -> str:
+    """The arguments of the module's call, by position where the model gives them so: what wraps a forward may have
+    other names for them."""
+    if any(n.startswith("*") for n in given) or _positional(type(module)):
+        return ", ".join(given)
+    names = list(inspect.signature(type(module).forward).parameters)[1:][: len(call.args)]
+    first = [n if n in given else literal(v, n) for n, v in zip(names, call.args, strict=False)]
+    later = [f"{n}={n}" for n in given if n not in names]
+    later += [f"{n}={literal(v, n)}" for n, v in fixed.items() if n not in names]
+    return ", ".join([*first, *later])
 
 
 def _positional(cls: type[nn.Module]) -> bool:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 LAYER_KEYS = ("num_hidden_layers", "encoder_layers", "decoder_layers")
+# After how many layers another kind comes again; no list tells these.
+STEPS = ("decoder_sparse_step", "attn_layer_period", "expert_layer_period", "interleave_moe_layer_step")
 BUILT_IN = torch.bfloat16  # so that what a model computes in float32 whatever its dtype can be told apart
 
 
@@ -55,12 +57,15 @@ def describe_model(name: str, *, layers: int | None = None) -> Described:
     """
     from transformers.modeling_utils import PreTrainedModel
 
-    fields = fields_of(name)
-    part = fields["text_config"] if isinstance(fields.get("text_config"), dict) else fields
-    has = min((part[key] for key in LAYER_KEYS if isinstance(part.get(key), int)), default=0)
-    wanted = min(layers or enough_layers(part), has) if has else None
     from fastkernels.evaluation.e2e.weights import config_of
 
+    fields = fields_of(name)
+    part = _text(fields)
+    has = min((part[key] for key in LAYER_KEYS if isinstance(part.get(key), int)), default=0)
+    wanted = None
+    if has:
+        wanted = min(layers or enough_layers(_text(config_of(Weights(config=fields)).to_dict()), has), has)
+        part |= {key: value[:wanted] for key, value in part.items() if _by_layer(value, has)}
     config = config_of(Weights(config=fields, layers=wanted))
     reason = ""
     for build in _builders(config):
@@ -109,19 +114,35 @@ def fields_of(name: str) -> dict[str, Any]:
     return dict(config.to_dict())
 
 
-def enough_layers(fields: Mapping[str, Any]) -> int:
-    """The fewest layers that show every kind: each of ``layer_types``, sparse ones after dense ones; at least two.
+def enough_layers(fields: Mapping[str, Any], layers: int = 0) -> int:
+    """The fewest layers that show every kind: whatever a list of ``layers`` items tells apart, sparse ones after dense
+    ones; at least two.
 
-    >>> enough_layers({"layer_types": ["full"] * 3 + ["linear"] + ["full"] * 4}), enough_layers({})
+    Args:
+        fields: of the whole config, with what its class derives: many tell their layers apart by a period alone.
+
+    >>> enough_layers({"layer_types": ["full"] * 3 + ["linear"] + ["full"] * 4}, 8), enough_layers({})
     (4, 2)
     >>> enough_layers({"first_k_dense_replace": 3})
     4
     """
-    types = list(fields.get("layer_types") or ())
-    firsts = [types.index(kind) + 1 for kind in set(types)]
+    lists = [value for value in fields.values() if _by_layer(value, layers)]
+    kinds = [repr(kind) for kind in zip(*lists, strict=True)]
+    firsts = [kinds.index(kind) + 1 for kind in set(kinds)]
     dense = fields.get("first_k_dense_replace")
-    steps = [fields.get(key) for key in ("decoder_sparse_step", "attn_layer_period", "expert_layer_period")]
+    steps = [fields.get(key) for key in STEPS]
     return max(2, *firsts, dense + 1 if isinstance(dense, int) else 0, *(s for s in steps if isinstance(s, int)))
+
+
+def _by_layer(value: Any, layers: int) -> bool:
+    """Whether a config's field has an item a layer."""
+    return isinstance(value, list) and len(value) == layers > 0
+
+
+def _text(fields: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that has the layers of a language model."""
+    part = fields.get("text_config")
+    return part if isinstance(part, dict) else fields
 
 
 def _builders(config: PreTrainedConfig) -> Iterator[Callable[..., nn.Module]]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 PLAIN = (bool, int, float, str, type(None), torch.dtype)
+EXPERT_IDS = ("topk_ids", "top_k_index", "router_indices")  # (tokens, experts of a token): a token's are distinct
 TURN = "6.283185307179586"  # radians
 
 
@@ -41,7 +42,7 @@ def drawn(name: str, value: Any, *, dtype: torch.dtype, high: Mapping[str, int])
     if name in ("cos", "sin"):
         angles = [f"angles = torch.rand({shape}, generator=generator) * {TURN}"] if name == "cos" else []
         return [*angles, f"{name} = angles.{name}().{to}"]
-    if name == "topk_ids":
+    if name in EXPERT_IDS and name in high:
         rows, experts = shape.rpartition(", ")[0], high[name]
         scores = f"torch.rand({rows}, {experts}, generator=generator)"
         return [f"{name} = {scores}.topk({value.shape[-1]}, dim=-1).indices.to(device)"]

@@ -19,7 +19,13 @@ MOST_SHAPES = 12  # lines of shapes in a docstring
 
 
 def stub(
-    task: Task, cases: Sequence[Shaped], *, of: int, told: str, sites: Mapping[str, Sequence[str]] | None = None
+    task: Task,
+    cases: Sequence[Shaped],
+    *,
+    of: int,
+    told: str,
+    more: str,
+    sites: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """The candidate file of ``task``.
 
@@ -27,6 +33,7 @@ def stub(
         cases: whose shapes and costs the docstring lists, the most important first.
         of: how many cases there are, listed or not.
         told: where the cases come from, as a phrase.
+        more: where those are that are not listed.
         sites: paths in the author's architecture, by constructor facts in words.
     """
     interface = task.interface
@@ -40,7 +47,9 @@ def stub(
     groups = "\n\n".join("\n".join(merged(group)) for group in (plain, torchs, ours) if group)
     text = f'''"""Candidate for task {task.name} (L{task.level}, {task.family}). A stub: it delegates to the reference.
 
-{_facts(task, cases, of, told, sites or {})}"""
+{_facts(task, cases)}
+
+{_shapes(task, cases, of=of, told=told, more=more)}{_places(sites or {})}"""
 
 from __future__ import annotations
 
@@ -54,8 +63,8 @@ class {interface.__name__}(task.{interface.__name__}):
     return "\n".join(line.rstrip() for line in text.rstrip().splitlines()) + "\n"
 
 
-def _facts(task: Task, cases: Sequence[Shaped], of: int, told: str, sites: Mapping[str, Sequence[str]]) -> str:
-    """The module's docstring after its first line."""
+def _facts(task: Task, cases: Sequence[Shaped]) -> str:
+    """What must be kept and beaten, as paragraphs of the module's docstring."""
     interface = task.interface
     home = f"{interface.__module__}.{interface.__name__}"
     described = (inspect.getdoc(task.cost) or "").replace("\n", " ")
@@ -74,8 +83,7 @@ def _facts(task: Task, cases: Sequence[Shaped], of: int, told: str, sites: Mappi
             f"The reference is built from {', '.join(task.parts)}: candidates for those are put inside this one, as "
             "long as it keeps the parts."
         )
-    filled = "\n\n".join(textwrap.fill(p, WIDTH) for p in paragraphs)
-    return f"{filled}\n\n{_shapes(task, cases, of, told)}{_places(sites)}"
+    return "\n\n".join(textwrap.fill(p, WIDTH) for p in paragraphs)
 
 
 def _state(task: Task, cases: Sequence[Shaped]) -> str:
@@ -89,7 +97,7 @@ def _state(task: Task, cases: Sequence[Shaped]) -> str:
     return ", ".join(shown[:MOST_SHAPES]) + more + f" (in {cases[0].name})" if shown else "none"
 
 
-def _shapes(task: Task, cases: Sequence[Shaped], of: int, told: str) -> str:
+def _shapes(task: Task, cases: Sequence[Shaped], *, of: int, told: str, more: str) -> str:
     lines = [f"Shapes {told}:"]
     names = list(inspect.signature(task.interface.forward).parameters)[1:]
     for case in cases:
@@ -103,7 +111,7 @@ def _shapes(task: Task, cases: Sequence[Shaped], of: int, told: str) -> str:
             break_long_words=False,
         )
     if of > len(cases):
-        lines.append(f"    and {of - len(cases)} more: list(fastkernels.tasks.get_task({task.name!r}).cases())")
+        lines.append(f"    and {of - len(cases)} more: {more}")
     return "\n".join(lines) + "\n"
 
 

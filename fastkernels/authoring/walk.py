@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import PreTrainedModel
 
 from fastkernels.patches.site import Draws, Site
 
@@ -31,20 +32,22 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Walk:
-    """First calls by module path, in the order of the pass; ``failure`` says where it ended early, if it did."""
+    """First calls by module path, in the order of the pass; ``failure`` says where it ended early, if it did.
+    ``uncalled`` has the parts with parameters that no pass came to, and why."""
 
     calls: Mapping[str, Call]
     failure: str = ""
+    uncalled: Mapping[str, str] = field(default_factory=dict)
 
 
-def walk(model: nn.Module, sites: Iterable[Site]) -> Walk:
-    """Runs ``model`` (on the meta device) once on inputs of its own kind, and notes every module's first call."""
-    inputs = inputs_for(model)
-    if inputs is None:
-        return Walk(
-            calls={}, failure=f"{type(model).__name__} takes neither token ids, pixels, audio nor a time series"
-        )
+def walk(model: PreTrainedModel, sites: Iterable[Site]) -> Walk:
+    """Runs ``model`` (on the meta device) once on inputs of its own kind, and notes every module's first call.
+
+    A tower that the model runs only for what it was not given (the images of a model that also reads text) then has
+    a pass of its own.
+    """
     calls: dict[str, Call] = {}
+    uncalled: dict[str, str] = {}
     with ExitStack() as stack:
         for path, module in model.named_modules():
             stack.callback(module.register_forward_pre_hook(_note(calls, path), with_kwargs=True).remove)
@@ -54,12 +57,45 @@ def walk(model: nn.Module, sites: Iterable[Site]) -> Walk:
         stack.enter_context(torch.device("meta"))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_EveryConditionHolds())
-        try:
-            model(**inputs)
-        except Exception as error:  # noqa: BLE001 - a host's code may raise anything where it wants values
-            text = " ".join(str(error).split())[:200]
-            return Walk(calls=calls, failure=f"after {list(calls)[-1:]}: {type(error).__name__}: {text}")
-    return Walk(calls=calls)
+        failure = _run(model, calls)
+        for path, part in model.named_modules():
+            if isinstance(part, PreTrainedModel) and path not in calls and not _within(path, uncalled):
+                reason = _run(part, calls)
+                if reason:
+                    uncalled[path] = f"the model does not call it without inputs of its kind; on its own: {reason}"
+    return Walk(calls=calls, failure=failure, uncalled={} if failure else uncalled | _untouched(model, calls, uncalled))
+
+
+def _run(model: PreTrainedModel, calls: Mapping[str, Call]) -> str:
+    """Why the model's pass ended early, or nothing."""
+    inputs = inputs_for(model)
+    if inputs is None:
+        return f"{type(model).__name__} takes neither token ids, pixels, audio nor a time series"
+    try:
+        model(**inputs)
+    except Exception as error:  # noqa: BLE001 - a host's code may raise anything where it wants values
+        return f"after {list(calls)[-1:]}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return ""
+
+
+def _within(path: str, parents: Iterable[str]) -> bool:
+    return any(path == parent or path.startswith(f"{parent}.") for parent in parents)
+
+
+def _untouched(model: PreTrainedModel, calls: Mapping[str, Call], told: Mapping[str, str]) -> dict[str, str]:
+    """Direct parts of models whose parameters are in no module that was called."""
+    modules = dict(model.named_modules())
+    called = [modules[path] for path in calls if not isinstance(modules[path], PreTrainedModel)]
+    touched = {id(parameter) for module in called for parameter in module.parameters()}
+    found: dict[str, str] = {}
+    for path, part in modules.items():
+        whole = modules.get(path.rpartition(".")[0])
+        if not path or not isinstance(whole, PreTrainedModel) or isinstance(part, PreTrainedModel) or path in calls:
+            continue
+        own = {id(parameter) for parameter in part.parameters()}
+        if own and not own & touched and not _within(path, told):
+            found[path] = f"{type(part).__name__}: the model does not call it in this pass"
+    return found
 
 
 def probed(site: Site, dtype: torch.dtype) -> Sequence[Any] | None:
@@ -85,19 +121,20 @@ class _Seen(Exception):
     """Carries a call's arguments out of a scenario."""
 
 
-def inputs_for(model: nn.Module) -> dict[str, Any] | None:
-    """Inputs of the model's own kind, on the meta device: token ids, pixels, audio or a time series."""
+def inputs_for(model: PreTrainedModel) -> dict[str, Any] | None:
+    """Inputs of the model's own kind, on the meta device: token ids, pixels, audio or a time series; text and pixels
+    where it embeds both and generates nothing."""
     names = inspect.signature(model.forward).parameters
     config: Any = model.config
     ids = torch.empty(BATCH, LENGTH, dtype=torch.int64, device="meta")
     dtype = next(model.parameters()).dtype
     if "input_ids" in names:
         inputs: dict[str, Any] = {"input_ids": ids}
+        tower = getattr(config, "vision_config", None)
+        if tower is not None and "pixel_values" in names and not model.can_generate():
+            inputs["pixel_values"] = _pixels(tower, dtype)
     elif "pixel_values" in names:
-        size = getattr(config, "image_size", 224)
-        height, width = (size, size) if isinstance(size, int) else size
-        pixels = (BATCH, getattr(config, "num_channels", 3), height, width)
-        inputs = {"pixel_values": torch.empty(pixels, dtype=dtype, device="meta")}
+        inputs = {"pixel_values": _pixels(config, dtype)}
     elif "input_features" in names:
         frames = (BATCH, config.num_mel_bins, 2 * config.max_source_positions)
         inputs = {"input_features": torch.empty(frames, dtype=dtype, device="meta")}
@@ -110,9 +147,16 @@ def inputs_for(model: nn.Module) -> dict[str, Any] | None:
         return None
     if "decoder_input_ids" in names:
         inputs["decoder_input_ids"] = ids[:, :DECODER_LENGTH]
-    if "use_cache" in names:
+    hands_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in names.values())
+    if "use_cache" in names or (hands_on and model.can_generate()):
         inputs["use_cache"] = False
     return inputs
+
+
+def _pixels(config: Any, dtype: torch.dtype) -> torch.Tensor:
+    size = getattr(config, "image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.empty(BATCH, getattr(config, "num_channels", 3), height, width, dtype=dtype, device="meta")
 
 
 def _note(calls: dict[str, Call], path: str) -> Any:

@@ -21,7 +21,9 @@ def create_stubs(
         ),
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable. See `fastkernels list`.")] = None,
-    captures: Annotated[Path | None, typer.Option(help="A capture: its shapes go into the docstrings.")] = None,
+    captures: Annotated[
+        Path | None, typer.Option(help="A capture, or a folder of them: their shapes go into the docstrings.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
 ) -> None:
     """Writes candidate files that load, pass and gain nothing yet: each delegates to the reference."""
@@ -37,4 +39,5 @@ def create_stubs(
         typer.echo(f"wrote {file}")
     for file in stubs.kept:
         typer.echo(f"kept  {file}: it is there already; --force writes over it")
-    typer.echo(f"{len(stubs.written)} written, {len(stubs.kept)} kept. Next: fastkernels bench {out}")
+    replay = f" --captures {captures}" if captures is not None else ""
+    typer.echo(f"{len(stubs.written)} written, {len(stubs.kept)} kept. Next: fastkernels bench {out}{replay}")

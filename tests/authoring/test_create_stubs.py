@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 import fastkernels
 from fastkernels.authoring.create_stubs import create_stubs
+from fastkernels.authoring.stub import MOST_SHAPES
 from fastkernels.cli.main import app
 from fastkernels.errors import CandidateError, EvaluationError
 from fastkernels.evaluation.capture.capture import capture
@@ -123,6 +124,35 @@ def test_with_a_capture_the_docstring_has_its_shapes_and_tasks_that_it_has_no_ca
     assert {file.stem for file in stubs.written} == {"layer_norm", "linear"}
     text = " ".join((tmp_path / "out" / "L1" / "linear.py").read_text().split())
     assert "x (3, 7, 24) float32" in text and "input_size=24, output_size=40" in text and "captured" in text
+
+
+def test_a_folder_of_captures_is_one_list_with_what_they_have_alike_told_once(tmp_path):
+    model = torch.nn.Sequential(torch.nn.LayerNorm(24))
+    for name, rows in (("one", [3, 3]), ("two", [3, 5, 5, 5, 5])):
+        with capture(model, out=tmp_path / "captured" / name), torch.no_grad():
+            for row in rows:
+                model(torch.randn(row, 24))
+    create_stubs(tmp_path / "out", captures=tmp_path / "captured")
+    text = (tmp_path / "out" / "L1" / "layer_norm.py").read_text()
+    assert "Shapes captured (captured, 2 captures):" in text
+    assert text.count("x (3, 24)") == 1 and text.index("x (5, 24)") < text.index("x (3, 24)")  # four calls, then three
+
+
+def test_captured_calls_that_cannot_be_replayed_are_listed_by_their_shapes(tmp_path, llama, ids):
+    with capture(llama, out=tmp_path / "captured"), torch.no_grad():
+        llama.generate(ids, max_new_tokens=2, do_sample=False, pad_token_id=0)
+    create_stubs(tmp_path / "out", captures=tmp_path / "captured", tasks=["attention_block"])
+    text = " ".join((tmp_path / "out" / "L2" / "attention_block.py").read_text().split())
+    assert "not replayed (2 decode): hidden_states (2, 1, 64) float32" in text and "update partial" in text
+
+
+def test_more_captured_calls_than_are_listed_are_said_to_be_in_the_capture(tmp_path):
+    model = torch.nn.Sequential(torch.nn.LayerNorm(24))
+    with capture(model, out=tmp_path / "captured"), torch.no_grad():
+        for rows in range(1, MOST_SHAPES + 4):
+            model(torch.randn(rows, 24))
+    create_stubs(tmp_path / "out", captures=tmp_path / "captured")
+    assert "    and 3 more: in the capture\n" in (tmp_path / "out" / "L1" / "layer_norm.py").read_text()
 
 
 def test_a_file_that_is_there_is_kept_unless_forced(tmp_path):

@@ -5,15 +5,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from fastkernels.authoring.check import check_imported, check_task
+from fastkernels.authoring.check import _compared, check_imported, check_task
 from fastkernels.authoring.extract import extract
 from fastkernels.authoring.model import describe_model
 from fastkernels.cli.main import app
 from fastkernels.errors import EvaluationError
 from fastkernels.patches.recognise import adapters_for, recognise
-from tests.authoring.configs import MIXTRAL_8X7B, PACKAGED, TINY, tiny, written
+from tests.authoring.configs import MIXTRAL_8X7B, MORE, PACKAGED, TINY, tiny, written
 
 # What must be found in each, among other things: tasks by name, imported modules by class.
 HOLDS = {
@@ -30,6 +31,27 @@ HOLDS = {
     "whisper": {"encoder_layer", "attention_block", "Conv1d", "WhisperAttention", "WhisperDecoderLayer"},
     "vit": {"encoder_layer", "mlp", "layer_norm", "Conv2d", "ViTEmbeddings"},
 }
+# The same of further models, and what is told to be left out.
+ALSO = {
+    "clip": ({"encoder_layer", "CLIPVisionEmbeddings", "CLIPTextEmbeddings"}, {}),
+    "llava": (
+        {"decoder_layer", "attention_block", "encoder_layer", "CLIPVisionEmbeddings"},
+        {"model.multi_modal_projector": "does not call it in this pass"},
+    ),
+    "gpt-oss": ({"GptOssExperts", "GptOssDecoderLayer"}, {}),
+    "qwen3-next": ({"Qwen3NextGatedDeltaNet", "Qwen3NextAttention", "shared_expert_moe"}, {}),
+    "deepseek-v3": ({"DeepseekV3Attention", "moe_router", "fused_experts", "gated_mlp"}, {}),
+    "wav2vec2": (
+        {"encoder_layer", "Conv1d", "Wav2Vec2FeatureProjection"},
+        {
+            "wav2vec2.encoder.pos_conv_embed": "changed it after its construction",
+            "wav2vec2.encoder.pos_conv_embed.conv": "changed it after its construction",
+        },
+    ),
+    "bart": ({"BartLearnedPositionalEmbedding", "encoder_layer"}, {}),
+    "mamba": ({"MambaMixer", "MambaBlock", "rms_norm", "linear"}, {}),
+}
+SLOWER = sorted(ALSO.keys() - {"clip", "gpt-oss", "llava"})
 # Runs each file as its own program, in a process that cannot import this library.
 ALONE = """
 import runpy, sys
@@ -55,6 +77,49 @@ def test_every_file_of_a_tiny_model_equals_the_live_module(name, tmp_path):
         assert "import fastkernels" not in text and "from fastkernels" not in text
         from_transformers = file.kind == "imported" and not file.what.startswith("Conv")
         assert ("\nfrom transformers." in text) == from_transformers
+
+
+@pytest.mark.parametrize(
+    "name", ["clip", "gpt-oss", "llava", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOWER)]
+)
+def test_other_models_are_extracted_whole_or_what_is_left_out_is_told(name, tmp_path):
+    holds, left_out = ALSO[name]
+    found = extract(tiny(name, tmp_path), tmp_path / "out", check=True)
+    assert found.unequal == () and {f.what for f in found.files} >= holds
+    assert found.left_out.keys() == left_out.keys()
+    assert all(words in found.left_out[path] for path, words in left_out.items())
+
+
+def test_kinds_of_layers_that_the_config_s_class_derives_are_all_built(tmp_path):
+    described = describe_model(tiny("qwen3-next", tmp_path))
+    assert (described.layers, described.of_layers) == (4, 8)
+    assert set(described.config.layer_types) == {"linear_attention", "full_attention"}
+
+
+def test_a_list_with_an_item_a_layer_is_cut_with_the_layers(tmp_path):
+    kinds = ["sliding_attention"] * 4 + ["full_attention"] * 4
+    fields = TINY["llama"] | {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
+    fields |= {"num_hidden_layers": 8, "layer_types": kinds, "head_dim": 8}
+    described = describe_model(written(fields, tmp_path / "c.json"))
+    assert described.layers == 5 and described.config.layer_types == kinds[:5]
+
+
+def test_complex_outputs_are_compared_in_both_parts():
+    got, want = torch.tensor([1 + 2j]), torch.tensor([1 - 2j])
+    assert [e.l2 for e in _compared([got], [want])] != [0.0] and [e.l2 for e in _compared([got], [got])] == [0.0]
+
+
+def test_a_file_that_says_its_draws_show_and_whose_do_not_is_unequal(tmp_path):
+    config = tiny("bart", tmp_path)
+    files = extract(config, tmp_path, levels=[1]).files
+    found = next(f for f in files if f.what == "BartLearnedPositionalEmbedding")
+    described = describe_model(config)
+    module = described.model.get_submodule(found.paths[0])
+    assert check_imported(found.file, module, described).equal
+    text = found.file.read_text()
+    assert "RANDOM = False" in text
+    found.file.write_text(text.replace("RANDOM = False", "RANDOM = True"))
+    assert "do not depend" in check_imported(found.file, module, described).why
 
 
 def test_the_file_of_a_task_is_a_program_that_needs_torch_alone(tmp_path):
@@ -158,7 +223,7 @@ def test_every_file_of_a_published_model_equals_the_live_module(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(TINY))
+@pytest.mark.parametrize("name", sorted(TINY | MORE))
 def test_each_file_of_each_architecture_is_a_program_of_its_own(name, tmp_path):
     files = [str(f.file) for f in extract(tiny(name, tmp_path), tmp_path / "out").files]
     ran = subprocess.run([sys.executable, "-c", ALONE, *files], capture_output=True, text=True, cwd=tmp_path)

@@ -15,6 +15,7 @@ from fastkernels.evaluation.capture.recipe import LONGEST, dtype_of
 from fastkernels.evaluation.capture.record import (
     Argument,
     Capture,
+    GraphCheck,
     ItemsFact,
     ObjectFact,
     SiteRecord,
@@ -73,11 +74,28 @@ def as_public(capture: Capture) -> dict[str, Any]:
         "captured_at": capture.captured_at,
         "max_batch_size": capture.max_batch,
         "generation": capture.generation,
-        "verification": {"passed": graph.passed, "detail": graph.detail} if graph is not None else {"passed": None},
+        "verification": _verification(graph),
         "num_operator_classes_instrumented": len(operators),
-        "num_operator_classes_executed": sum(o["forward"]["calls"] > 0 for o in operators.values()),
+        "num_operator_classes_executed": sum(o.get("forward", {}).get("calls", 0) > 0 for o in operators.values()),
         "operators": operators,
     }
+
+
+def _verification(graph: GraphCheck | None) -> dict[str, Any]:
+    if graph is None:
+        return {"passed": None}
+    return graph.told or {"passed": graph.passed, "detail": graph.detail}
+
+
+def _told(verification: dict[str, Any]) -> GraphCheck | None:
+    """What the file says of its graphs; None where it says nothing."""
+    passed = verification.get("passed")
+    others = {name: value for name, value in verification.items() if name != "passed" and value}
+    if passed is None and not others:
+        return None
+    detail = verification.get("detail") or ", ".join(f"{name}: {value}" for name, value in others.items())
+    passed = passed if isinstance(passed, bool) else None
+    return GraphCheck(kind="told", passed=passed, detail=str(detail), told=verification)
 
 
 def write_public(capture: Capture, file: str | Path) -> None:
@@ -200,6 +218,7 @@ def read_public(text: str) -> Capture:
             generation=told.generation,
             sites=sites,
             foreign=foreign,
+            graph=_told(told.verification),
         )
     except (ValidationError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -143,12 +143,13 @@ class Routing(Strict):
 class GraphCheck(Strict):
     """Whether the graphs that production runs see the calls of the eager pass."""
 
-    kind: Literal["traced", "sizes"]
+    kind: Literal["traced", "sizes", "told"] = Field(description="told: by a public capture that was read")
     passed: bool | None = Field(description="None: nothing was compared, `detail` says why")
     detail: str
     differences: list[str] = Field(default_factory=list, description="site and call that only one side has")
     sizes: list[int] = Field(default_factory=list, description="batch sizes in tokens that an engine captures")
     padded: dict[int, int] = Field(default_factory=dict, description="tokens of a step to those of its graph")
+    told: dict[str, Any] = Field(default_factory=dict, description="the words of a public capture, as they are")
 
 
 class Capture(Strict):

@@ -10,7 +10,6 @@ from fastkernels.evaluation.capture.routing import compare
 
 LISTED = 6  # variants of one kind of site
 SHOWN = 4  # facts
-MIB = 1 << 20
 
 
 def as_markdown(capture: Capture) -> str:
@@ -34,10 +33,21 @@ def _head(c: Capture) -> str:
     ]
     if c.values != "none":
         lines.append(
-            f"Values: {c.values}, {len(c.samples)} calls in {c.stored_bytes / MIB:.1f} of {c.max_bytes / MIB:.0f} MiB; "
+            f"Values: {c.values}, {len(c.samples)} calls in {size(c.stored_bytes)} of {size(c.max_bytes)}; "
             f"{c.dropped} found no room, {c.withheld} tensors withheld because they tell the prompts."
         )
     return "\n".join(lines)
+
+
+def size(count: int) -> str:
+    """Bytes in the unit that shows them.
+
+    >>> size(912), size(132032), size(1 << 28), size(3 << 30)
+    ('912 B', '128.9 KiB', '256 MiB', '3 GiB')
+    """
+    units = ("B", "KiB", "MiB", "GiB")
+    at = min(max(count, 1).bit_length() - 1, 39) // 10
+    return f"{count / (1 << 10 * at):.1f} {units[at]}".replace(".0 ", " ")
 
 
 def _tasks(c: Capture) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,8 @@ from fastkernels.evaluation.e2e.setup import Setup
 MODULE = "fastkernels.evaluation.capture.worker"
 LOG = "capture.log"
 TIMEOUT_S = 3600.0
+# A line of a traceback that names the exception; an engine puts the process and the time before it.
+ERROR = re.compile(r"(^|[\s\]])[\w.]*(Error|Exception|Interrupt|Exit)\b: ")
 
 
 def capture_scenario(
@@ -129,9 +132,24 @@ def _process(verb: str, entry: Entry, folder: Path, environment: dict[str, str],
         finally:
             _end(process)
     if not (folder / DONE).is_file():
-        how = f"no end within {timeout_s:.0f} s" if code is None else f"exit status {code}"
-        tail = (folder / LOG).read_text(errors="replace")[-TAIL:]
-        raise EvaluationError(f"{entry.model}: the {verb} process failed ({how}); {folder / LOG} ends with: {tail}")
+        raise EvaluationError(f"{entry.model}: {failure(verb, folder / LOG, code, timeout_s)}")
+
+
+def failure(verb: str, log: Path, code: int | None, timeout_s: float) -> str:
+    """Why a process of an entry did not come to its end: the last error that its log names, or the log's end.
+
+    Args:
+        code: its exit status; negative for a signal, None where it was ended after ``timeout_s`` seconds.
+    """
+    how = f"exit status {code}"
+    if code is None:
+        how = f"no end within {timeout_s:.0f} s"
+    elif code < 0:
+        how = f"ended by {signal.Signals(-code).name}"
+    text = log.read_text(errors="replace")
+    named = [line.strip() for line in text.splitlines() if ERROR.search(line)]
+    told = f"its last error: {named[-1][-TAIL:]}. All of it" if named else f"it ends with: {text[-TAIL:].strip()}. That"
+    return f"the {verb} process failed ({how}); {told} is in {log}. Mend the entry, or leave its model out by --only."
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

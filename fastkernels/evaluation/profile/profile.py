@@ -49,11 +49,14 @@ def profile(
         timeout: seconds that a tool may take.
 
     Raises:
-        EvaluationError: no such candidate or case, the candidate declines it, or the tool or what it needs is missing.
+        EvaluationError: no such candidate, case or device, the candidate declines the case or raises in it, or the
+            tool or what it needs is missing.
         CandidateError: no such task, or the candidates cannot be loaded.
     """
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = _device(device)
     executable = "" if tool == "torch" else _executable(tool, where)
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise EvaluationError(f"profile: device {where}: there is none here. Take --device cpu --tool torch.")
     work = _chosen(target, str(candidates), case, dtype, where, calls or CALLS[tool])
     command: list[str] = []
     if tool == "torch":
@@ -65,6 +68,15 @@ def profile(
     else:
         kernels, command = _by_nsys(work, executable, timeout)
     return _result(work, tool, kernels, command, where)
+
+
+def _device(name: str | None) -> torch.device:
+    if name is not None and name.partition(":")[0] not in DTYPES:
+        raise EvaluationError(f"profile: device {name!r} is not one of {', '.join(DTYPES)}.")
+    try:
+        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise EvaluationError(f"profile: device {name!r}: a number must follow the colon, as in cuda:1.") from None
 
 
 def _executable(tool: str, device: torch.device) -> str:

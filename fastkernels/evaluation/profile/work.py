@@ -105,9 +105,22 @@ class Work:
 
     @torch.no_grad()
     def warm_up(self) -> None:
-        for i in range(WARM_UP):
-            self.module(*self.inputs[i % len(self.inputs)])
-        self._synchronize()
+        """Builds it and calls it a few times.
+
+        Raises:
+            EvaluationError: its constructor or its forward raises.
+        """
+        try:
+            for i in range(WARM_UP):
+                self.module(*self.inputs[i % len(self.inputs)])
+            self._synchronize()
+        except Exception as error:
+            told = " ".join(str(error).split())[:300]
+            raise EvaluationError(
+                f"profile: {self.candidate.label} {self.job.task}: {self.job.case} {self.job.dtype} on "
+                f"{self.job.device}: it raises {type(error).__name__}: {told}. Mend it, or give another --case; "
+                f"`fastkernels bench` judges all of them."
+            ) from error
 
     @torch.no_grad()
     def run(self) -> None:

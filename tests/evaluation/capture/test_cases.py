@@ -13,7 +13,7 @@ from fastkernels.evaluation.capture.capture import capture
 from fastkernels.evaluation.capture.cases import cases_of
 from fastkernels.evaluation.capture.layout import laid_out
 from fastkernels.evaluation.capture.public import OPERATOR, as_public, public_name, read_public, write_public
-from fastkernels.evaluation.capture.record import Routing
+from fastkernels.evaluation.capture.record import Capture, Routing
 from fastkernels.evaluation.capture.report import as_markdown
 from fastkernels.evaluation.capture.routing import RoutingCounter, compare, ids_like
 from fastkernels.evaluation.capture.store import load_capture, value_of
@@ -202,6 +202,30 @@ def test_a_public_capture_makes_cases_and_keeps_what_has_no_task():
     outputs = get_task("rms_norm").build(case, dtype=torch.bfloat16)(x, residual)
     assert len(outputs) == 2
     assert as_public(found)["operators"] == PUBLIC["operators"]
+
+
+@pytest.mark.parametrize(
+    ("verification", "passed", "detail"),
+    [
+        ({"passed": True}, True, ""),
+        ({"passed": False, "detail": "rms_norm differs"}, False, "rms_norm differs"),
+        ({"passed": None, "reason": "no graphs", "mismatches": []}, None, "reason: no graphs"),
+    ],
+)
+def test_what_a_public_capture_says_of_its_graphs_is_read_shown_and_written_again(verification, passed, detail):
+    found = read_public(json.dumps(PUBLIC | {"verification": verification}))
+    assert (found.graph.passed, found.graph.detail) == (passed, detail)
+    assert {True: "agree", False: "differ", None: "not compared"}[passed] in as_markdown(found)
+    again = as_public(Capture.model_validate_json(found.model_dump_json()))
+    assert again["verification"] == verification
+    kept = [name for name in PUBLIC if not name.startswith(("num_", "verification"))]
+    assert {name: again[name] for name in kept} == {name: PUBLIC[name] for name in kept}
+
+
+def test_an_operator_of_a_public_capture_that_has_no_calls_at_all_is_kept(tmp_path):
+    strange = {"vendor.kernels:Op": {"notes": "none"}}
+    found = read_public(json.dumps(PUBLIC | {"operators": strange}))
+    assert as_public(found)["operators"] == strange
 
 
 def test_a_public_capture_that_is_none_says_so():

@@ -7,12 +7,13 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from fastkernels.cli.main import app
 from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.capture.capture import capture as verb
 from fastkernels.evaluation.capture.preflight import options_of
 from fastkernels.evaluation.capture.record import Capture
-from fastkernels.evaluation.capture.scenario import _write_public, capture_scenario
-from fastkernels.evaluation.capture.store import load_capture, load_captures
+from fastkernels.evaluation.capture.scenario import _write_public, capture_scenario, failure
+from fastkernels.evaluation.capture.store import load_capture, load_captures, value_of
 from fastkernels.evaluation.e2e.scenario import Entry
 
 CONFIG = {
@@ -45,28 +46,34 @@ def scenario(tmp_path):
     return file
 
 
-@pytest.mark.slow
+def ran(*arguments):
+    """What ``fastkernels capture`` prints."""
+    done = CliRunner().invoke(app, ["capture", *map(str, arguments), "--device", "cpu", "--threads", "1"])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
 def test_the_command_captures_every_workload_and_writes_both_formats(scenario, tmp_path):
-    import typer
-
-    from fastkernels.cli.capture import capture
-
-    app = typer.Typer()
-    app.command()(capture)
-    ran = CliRunner().invoke(
-        app, [str(scenario), "--out", str(tmp_path / "out"), "--public", str(tmp_path / "public"), "--threads", "1"]
-    )
-    assert ran.exit_code == 0, ran.output
-    found = load_capture(tmp_path / "out" / "00-tiny-mixtral" / "LLM.mixed")
+    out, public = tmp_path / "out", tmp_path / "public"
+    told = ran(scenario, "--values", "sampled", "--prompts", "--no-graphs", "--out", out, "--public", public)
+    found = load_capture(out / "00-tiny-mixtral" / "LLM.mixed")
     assert found.root_calls == {"prefill": 2, "decode": 4}  # two batches of three tokens
     assert {r.path for r in found.routing} == {"model.layers.0.mlp.experts"}
-    assert found.graph.passed is not None
-    assert not any(d.startswith(("rms_norm", "linear", "fused_experts")) for d in found.graph.differences)
-    (file,) = (tmp_path / "public").glob("*.json")
+    sample = next(s for s in found.samples if s.task == "embedding" and s.phase == "decode")
+    assert found.prompts and value_of(found, sample.values["ids"]).shape == (2, 1)
+    (file,) = public.glob("*.json")
     assert file.name == "tiny-mixtral_tp1_float32_LLM.mixed_req4_seqsauto_eager.json"
     assert load_capture(file).of("rms_norm")
-    assert [c.model for c in load_captures(tmp_path / "out")] == ["tiny-mixtral"]
-    assert "Captured / uniform" in ran.output
+    assert [c.model for c in load_captures(out)] == ["tiny-mixtral"]
+    assert "Captured / uniform" in told
+
+
+@pytest.mark.slow
+def test_the_command_compares_with_what_graphs_see(scenario, tmp_path):
+    ran(scenario, "--out", tmp_path / "out")
+    found = load_capture(tmp_path / "out" / "00-tiny-mixtral" / "LLM.mixed")
+    assert found.root_calls == {"prefill": 2, "decode": 4} and found.graph.passed is not None
+    assert not any(d.startswith(("rms_norm", "linear", "fused_experts")) for d in found.graph.differences)
 
 
 def test_a_scenario_without_a_matching_model_is_refused(scenario, tmp_path):
@@ -137,6 +144,36 @@ def test_two_engines_of_one_model_have_files_of_their_own(tmp_path):
     assert {file.name: load_capture(file).engine for file in tmp_path.iterdir()} == names
     with pytest.raises(EvaluationError, match="left as it is"):
         _write_public(given, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "told"),
+    [
+        (
+            "Traceback (most recent call last):\n[rank0]: RuntimeError: head_dim=8 is not supported\n[rank0]:W1 bye\n",
+            -9,
+            ["ended by SIGKILL", "its last error: [rank0]: RuntimeError: head_dim=8 is not supported. All of it is in"],
+        ),
+        ("torch.OutOfMemoryError: 3 GiB\nlater\n", 1, ["exit status 1", "torch.OutOfMemoryError: 3 GiB. All"]),
+        ("loading\nstill loading\n", None, ["no end within 5 s", "it ends with: loading\nstill loading. That"]),
+    ],
+)
+def test_a_process_that_fails_is_told_by_the_last_error_of_its_log(tmp_path, log, code, told):
+    file = tmp_path / "capture.log"
+    file.write_text(log)
+    message = failure("capture", file, code, 5.0)
+    assert all(words in message for words in [*told, str(file), "--only"])
+
+
+@pytest.mark.slow
+def test_an_entry_whose_process_fails_says_why_and_keeps_its_log(scenario, tmp_path):
+    sizes = {"LLM.mixed": {"batch": 2, "requests": 2, "input_tokens": [8], "output_tokens": 2}}
+    broken = written(tmp_path, "broken.yaml", weights={"config": CONFIG | {"num_attention_heads": 5}}, sizes=sizes)
+    with pytest.raises(
+        EvaluationError, match=r"tiny-mixtral: the capture process failed .* error: .*Error: "
+    ) as raised:
+        capture_scenario(broken, out=tmp_path / "out", device="cpu")
+    assert (tmp_path / "out" / "00-tiny-mixtral" / "capture.log").is_file() and "\n" not in str(raised.value)
 
 
 def test_options_of_an_engine_that_is_not_here_are_not_judged():

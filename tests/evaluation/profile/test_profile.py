@@ -14,6 +14,7 @@ import torch
 from typer import Typer
 from typer.testing import CliRunner
 
+from fastkernels.authoring.create_stubs import create_stubs
 from fastkernels.cli.profile import profile as command
 from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.profile import profile as verb
@@ -85,12 +86,27 @@ def test_inputs_differ_and_reach_three_times_the_cache_or_the_most() -> None:
         ({"target": "rms_norm", "case": "nope"}, "no case 'nope'. Cases: rows,"),
         ({"target": "rms_norm", "dtype": "int8"}, "'int8' is not one of float32"),
         ({"target": "rms_norm", "tool": "ncu"}, "runs on cpu. Take --tool torch"),
+        ({"target": "rms_norm", "device": "tpu"}, "device 'tpu' is not one of cpu, cuda"),
+        ({"target": "rms_norm", "device": "cuda:x"}, "a number must follow the colon"),
     ],
 )
 def test_what_cannot_be_profiled_is_told_with_the_way_out(arguments: dict, words: str) -> None:
     with pytest.raises(EvaluationError) as raised:
-        profile(**arguments, device="cpu")
+        profile(**{"device": "cpu"} | arguments)
     assert words in str(raised.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_here_is_told() -> None:
+    with pytest.raises(EvaluationError, match=r"device cuda: there is none here\. Take --device cpu"):
+        profile("rms_norm", device="cuda")
+
+
+def test_a_candidate_that_raises_is_named_with_its_case_and_its_error(tmp_path: Path) -> None:
+    (file,) = create_stubs(tmp_path, tasks=["silu"]).written
+    file.write_text(file.read_text().replace("return super().forward(x)", 'raise ValueError("no luck")'))
+    with pytest.raises(EvaluationError, match=r"L1/silu\.py silu: rows float32 on cpu: it raises ValueError: no luck"):
+        profile("silu", tmp_path, device="cpu")
 
 
 def test_a_tool_that_is_not_installed_is_named_with_its_product(monkeypatch: pytest.MonkeyPatch) -> None:
