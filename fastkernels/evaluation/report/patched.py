@@ -138,6 +138,7 @@ def interposition_blocks(model: ModelResult, on: str) -> list[Block]:
         for name, arm in model.arms.items()
         if arm.interposition is not None
         for task, e in arm.interposition.tasks.items()
+        if name != "null" or e.proven  # the original itself has nothing of its own to show in a graph
     ]
     if not seen:
         return [arms]
@@ -158,6 +159,10 @@ def _proof(name: ArmName, arm: ArmResult) -> Cell:
         return Cell(text="✗ patched, or not counted", tone="bad")
     if arm.interposition is None:
         return Cell(text="✗ none", tone="bad")
+    if name == "null" and arm.interposition.unproven:
+        if arm.dispatchers:
+            return Cell(text="○ the originals, behind patches", tone="muted")
+        return Cell(text="✗ nothing patched", tone="bad")
     if unproven := arm.interposition.unproven:
         return Cell(text="✗ unproven", tone="bad", note=", ".join(unproven))
     proven = sum(e.proven for e in arm.interposition.tasks.values())

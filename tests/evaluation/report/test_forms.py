@@ -109,6 +109,16 @@ def test_long_patch_reports_fold_into_patterns():
     assert "✓ 600" in text
 
 
+def test_a_null_arm_of_which_a_graph_shows_nothing_is_no_failure_where_it_is_patched():
+    run = make_run(models={"m": "llm"})
+    arm = run.models[0].arms["null"]
+    for seen in arm.interposition.tasks.values():
+        seen.proven = False
+    assert "the originals, behind patches" in render([run], ".md")
+    arm.dispatchers = 0
+    assert re.search(r"null arm \| ✗ nothing patched", render([run], ".md"))
+
+
 def test_failed_arms_show_their_logs(mixed):
     assert "Segmentation fault" in render([mixed], ".md")
 
