@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ BUILDERS = frozenset({
 FOREIGN_MEMORY = re.compile(r"^/proc/[^/]+/(task/[^/]+/)?(mem|maps|pagemap|environ|fd/.*|fdinfo/.*)$")
 TRACING = frozenset({
     "ptrace", "process_vm_readv", "process_vm_writev", "prctl", "mprotect", "kill", "setitimer", "clock_settime",
-    "pidfd_getfd", "dup2", "PyEval_SetProfile", "PyEval_SetTrace",
+    "pidfd_getfd", "dup2", "syscall", "PyEval_SetProfile", "PyEval_SetTrace", "PyEval_GetFrame", "PyEval_GetLocals",
 })  # fmt: skip
 SOCKETS = ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.gethostbyname", "urllib.Request")
 PROBES = ("gc.get_objects", "gc.get_referrers", "gc.get_referents", "sys._getframe", "sys._current_frames",
           "sys._current_exceptions", "sys.settrace", "sys.setprofile")  # fmt: skip
+FRAMES = frozenset({"tb_frame", "gi_frame", "cr_frame", "ag_frame"})  # attributes by which callers are found
+MOVES = ("os.rename", "os.link", "os.symlink", "os.remove", "os.truncate")
+ASKS = ("-q", "--query", "-L", "--list", "--format", "--help", "--version", "-i", "--id")  # nvidia-smi only reads with
 MOST_EVENTS = 20
 WRITES = ("w", "a", "x", "+")
 
@@ -49,16 +54,25 @@ class Audit:
 
     def _told(self, event: str, arguments: tuple[Any, ...]) -> str | None:
         if event == "open":
-            path, mode = str(arguments[0]), str(arguments[1])
+            path, mode, flags = _path(arguments[0]), str(arguments[1] or ""), arguments[2] or 0
             if FOREIGN_MEMORY.match(path) and _by_candidate(3):
                 return f"opened {path}"
-            if path.startswith(OURS) and any(w in mode for w in WRITES):
+            if (any(w in mode for w in WRITES) or flags & WRITING) and _imported_by_others(path):
                 return f"wrote to {path}"
+        elif event in MOVES:
+            # By filter: a comprehension may be a frame of its own, and frames are counted.
+            changed = next(filter(_imported_by_others, map(_path, arguments[:2])), None)
+            if changed is not None:
+                return f"{event} of {changed}"
+        elif event == "object.__getattr__":
+            if arguments[1] in FRAMES and _by_candidate(3, through=()):
+                return f"looked at its callers by {arguments[1]}"
         elif event in ("subprocess.Popen", "os.posix_spawn", "os.exec", "os.system"):
             command = arguments[1] if event == "subprocess.Popen" else arguments[0]
             words = [str(w) for w in command] if isinstance(command, (list, tuple)) else str(command).split()
             program = Path(words[0]).name.rstrip("0123456789.-") if words else ""
-            if (program not in BUILDERS and _by_candidate(3)) or "pip" in words:
+            sets = program == "nvidia-smi" and any(w.startswith("-") and not w.startswith(ASKS) for w in words[1:])
+            if ((program not in BUILDERS or sets) and _by_candidate(3)) or "pip" in words:
                 return f"started {' '.join(words)[:80]}"
         elif event in ("os.fork", "os.forkpty", "os.kill", "os.killpg", "signal.pthread_kill"):
             if _by_candidate(3):
@@ -67,7 +81,7 @@ class Audit:
             return f"{event} {arguments[1:2]}"
         elif event == "ctypes.dlsym" and str(arguments[1]) in TRACING and _by_candidate(3):
             return f"looked up {arguments[1]}"
-        elif event in PROBES and _by_candidate(3, through=("inspect.py",)):
+        elif event in PROBES and _by_candidate(3, through=("inspect.py", "traceback.py")):
             return f"called {event}"
         elif event in ("compile", "code.__new__") and _by_candidate(3, through=()):
             name = str(arguments[1])
@@ -90,5 +104,18 @@ def _by_candidate(depth: int, through: tuple[str, ...] | None = None) -> bool:
     return False
 
 
+def _path(given: Any) -> str:
+    """Absolute, or as it was given where that is a descriptor."""
+    return os.path.abspath(os.fsdecode(given)) if isinstance(given, (str, bytes)) else str(given)
+
+
+def _imported_by_others(path: str) -> bool:
+    """Whether others import what lies there: the library; and where the candidate's own file is at work, installed
+    packages and the standard library, for these may write into their own folders."""
+    return path.startswith(OURS) or (path.startswith(INSTALLED) and _by_candidate(4))
+
+
 _frame = sys._getframe
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
+INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 STANDARD = str(Path(re.__file__).resolve().parents[1])

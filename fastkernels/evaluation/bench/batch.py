@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
+from itertools import starmap
 from typing import Any
 
 import torch
@@ -33,10 +33,10 @@ def batch(
     """The outputs of all calls, and the seconds between CUDA events around them; no device where ``synchronize``, which
     waits for it, is None."""
     if synchronize is None:
-        return list(itertools.starmap(forward, coming)), None
+        return list(starmap(forward, coming)), None
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
-    outputs = list(itertools.starmap(forward, coming))
+    outputs = list(starmap(forward, coming))
     end.record()
     synchronize()
     return outputs, start.elapsed_time(end) / 1e3

@@ -65,7 +65,7 @@ def bench(
             shapes ``compiled``.
 
     Raises:
-        EvaluationError: no such device, or fewer than two rounds.
+        EvaluationError: no such device, target or case, or fewer than two rounds.
         CandidateError: no such task or folder, or a class that no other process can import.
     """
     if rounds < LEAST_ROUNDS:
@@ -89,6 +89,7 @@ def bench(
         baselines={n: tuple(_baselines(n, given)) for n, given in (baselines or {}).items()},
     )
     captured = _captured(captures, chosen) if captures is not None else {}
+    without = _without_cases(chosen, options, captured if captures is not None else None)
     found = []
     memory = Memory(where)
     with ForkServer() as server:
@@ -101,7 +102,7 @@ def bench(
                 found += bench_task(source, server, memory, options, captured.get(source.task))
         finally:
             memory.close()
-    digests = "".join(s.digest for s in chosen)
+    digests = "".join(s.digest for c in chosen for s in (c, *c.parts))
     return BenchResult(
         mode="self-test" if self_test else "candidates",
         candidate="self-test" if self_test else str(candidates if isinstance(candidates, str) else _named(chosen)),
@@ -110,7 +111,7 @@ def bench(
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=time.monotonic() - started,
         cases=found,
-        notes=[f"{name}: no task has this name" for name in unknown],
+        notes=[*(f"{name}: no task has this name" for name in unknown), *without],
     )
 
 
@@ -141,10 +142,11 @@ def _chosen(sources: dict[str, Source], targets: Iterable[str] | None, levels: I
         for name, s in sources.items()
         if (wanted is None or name in wanted) and (allowed is None or get_task(name).level in allowed)
     ]
-    if not chosen:
+    without = sorted((wanted or set()) - set(sources))
+    if without or not chosen:
+        asked = f"{', '.join(without)}: no candidate" if without else "nothing to bench: targets and levels leave none"
         raise EvaluationError(
-            f"bench: nothing to bench. Candidates are given for {', '.join(sources) or 'no task'}; "
-            "targets and levels leave none of them."
+            f"bench: {asked}. Candidates are given for {', '.join(sources) or 'no task'}; `reference` has one for each."
         )
     return chosen
 
@@ -159,6 +161,31 @@ def _dtypes(given: Iterable[torch.dtype | str] | None, device: torch.device) -> 
             raise EvaluationError(f"bench: {one!r} is no floating-point dtype. Say float32, bfloat16 or float16.")
         found.append(dtype)
     return tuple(found)
+
+
+def _without_cases(
+    chosen: Sequence[Source], options: Options, captured: Mapping[str, Sequence[Case]] | None
+) -> list[str]:
+    """Notes on tasks that no case is left of.
+
+    Raises:
+        EvaluationError: none has one, or a name that was asked for is no case's.
+    """
+    given = {
+        s.task: [c.name for c in get_task(s.task).cases() if c.production == options.production]
+        if captured is None
+        else [c.name for c in captured[s.task]]
+        for s in chosen
+    }
+    names = {name for all_names in given.values() for name in all_names}
+    missing = sorted((options.cases or frozenset()) - names)
+    kind = "captured" if captured is not None else "production" if options.production else "small"
+    if missing or not names:
+        asked = f"no {kind} case is named {', '.join(missing)}" if missing else f"there is no {kind} case"
+        there = f" There are {', '.join(sorted(names))}." if names else ""
+        raise EvaluationError(f"bench: {asked}, of {', '.join(given)}.{there}")
+    left = {task: [n for n in mine if options.cases is None or n in options.cases] for task, mine in given.items()}
+    return [f"{task}: no {kind} case, so nothing was benched" for task, mine in left.items() if not mine]
 
 
 def _captured(captures: Iterable[Any], chosen: Sequence[Source]) -> dict[str, list[Case]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,8 @@ from fastkernels.evaluation.bench.runner import Runner
 from fastkernels.evaluation.bench.scored import CANDIDATE, below_roofline, clocks_differ, scored
 from fastkernels.evaluation.bench.site import Memory, Site
 from fastkernels.evaluation.bench.source import Source
-from fastkernels.evaluation.bench.timed import Bed, Contest
+from fastkernels.evaluation.bench.timed import Bed
+from fastkernels.evaluation.bench.times import Contest
 from fastkernels.evaluation.bench.watched import watched
 from fastkernels.tasks import get_task
 from fastkernels.tasks.task import Case
@@ -61,6 +63,7 @@ class _State:
     notes: list[str] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
     kernel_seconds: float | None = None  # of one observed call
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 class _Case:
@@ -106,14 +109,18 @@ class _Case:
             self.state.fields["best_baseline"] = chosen.name
         self.suspect = loaded or self.pool.runner(self.source, "candidate")
         try:
-            site.lend(self.suspect)
+            inside = site.lend(self.suspect)
+            if inside:
+                self.state.notes.append(f"with the candidates for {', '.join(inside)} inside")
             # A compiled baseline is compiled for each shape: it is not what a self-test is to judge.
-            found = judged(self.suspect, site, secrets.randbits(62), hidden=not self.source.compiled)
+            with self._clocked("judged"):
+                found = judged(self.suspect, site, secrets.randbits(62), hidden=not self.source.compiled)
             self._judged(found)
             self._tampered()
             self.suspect.stop()
             if not self.state.failures:
-                self._watched(site)
+                with self._clocked("watched"):
+                    self._watched(site)
             if not self.state.failures and found.draws:
                 self._timed(site, contestants, found)
             self._tampered()
@@ -150,7 +157,9 @@ class _Case:
                 yield Source.of_spec(spec, self.task)
 
     def _timed(self, site: Site, contestants: Contestants, found: Judged) -> None:
-        if not contestants.runners():
+        with self._clocked("baselines"):
+            there = contestants.runners()
+        if not there:
             self.state.notes.append("no baseline runs here")
             return
         if not any(t.numel() for t in tensors(site.referee.draw(0))):
@@ -160,7 +169,8 @@ class _Case:
         contests: dict[Mode, Contest] = {}
         for mode in self.options.modes:
             try:
-                contest = self._contest(site, contestants, found, mode)
+                with self._clocked(mode):
+                    contest = self._contest(site, contestants, found, mode)
             except RunnerFailed as error:
                 if mode == "eager" or error.code in HACKS or not self.suspect.alive:
                     raise
@@ -231,6 +241,15 @@ class _Case:
             with contextlib.suppress(RuntimeError):  # a device that has failed is told case by case
                 torch.cuda.empty_cache()
 
+    @contextlib.contextmanager
+    def _clocked(self, phase: str) -> Iterator[None]:
+        """Notes down how long it takes."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.state.seconds[phase] = round(time.monotonic() - start, 2)
+
     def _fail(self, code: str, where: str, detail: str) -> None:
         self.state.failures.append(Failure(code=code, where=where, detail=detail))
 
@@ -250,6 +269,7 @@ class _Case:
             gate=status == "PASSED",
             failures=found,
             notes=self.state.notes,
+            seconds=self.state.seconds,
             **fields,
         )
 

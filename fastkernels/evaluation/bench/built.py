@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastkernels.patches.build import Resolver, substitute
+
 
 def built(
     cls: type[nn.Module],
@@ -16,14 +18,21 @@ def built(
     device: torch.device,
     dtype: torch.dtype,
     parameters: Mapping[str, torch.Tensor],
+    within: str = "",
+    resolve: Resolver | None = None,
 ) -> nn.Module:
     """``cls(**init)`` on ``device`` in ``dtype``, whose parameters are the tensors given, not copies of them.
+
+    Task interfaces that it holds become the candidates that ``resolve`` names, as where it is deployed; those of the
+    task ``within``, which it implements itself, stay.
 
     Raises:
         ValueError: it has other parameters, or of other shapes.
     """
     with torch.device(device):
         module = cls(**init)
+    if resolve is not None:
+        substitute(module, resolve, device=device, within=frozenset({within}))
     module = module.to(dtype).eval()
     own = dict(module.named_parameters())
     if set(own) != set(parameters):

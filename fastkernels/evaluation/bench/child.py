@@ -5,6 +5,7 @@ itself can only count against it."""
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -23,11 +24,13 @@ from fastkernels.evaluation.bench.built import built
 from fastkernels.evaluation.bench.graphed import Replay, captured
 from fastkernels.evaluation.bench.loaded import loaded
 from fastkernels.evaluation.bench.observe import MOST_NAMES, loaded_libraries, observed, without_own_kernels
-from fastkernels.evaluation.bench.outputs import described, encode, is_plain, tensors_of
+from fastkernels.evaluation.bench.outputs import handed_over
 from fastkernels.evaluation.bench.packed import unpack
+from fastkernels.evaluation.bench.parts import Parts
 from fastkernels.evaluation.bench.poison import poison_free_memory, unpoisoned
 from fastkernels.evaluation.bench.shared import Arena, Place
 from fastkernels.evaluation.bench.snapshot import Snapshot
+from fastkernels.patches.build import Resolver
 from fastkernels.tasks.registry import get_task
 
 
@@ -122,6 +125,7 @@ class Harness:
             traceback.print_exc()
             raise Refused("IMPORT_ERROR", str(error)[:1000]) from error
         self.compiled = bool(source.get("compiled"))
+        self.parts = Parts(source.get("parts", {}), device=self.device)
         declared = self.candidate.supports.dtypes
         return {
             "name": self.candidate.cls.__name__,
@@ -132,20 +136,23 @@ class Harness:
 
     def build(
         self, *, init: dict[str, Any], facts: dict[str, Any], dtype: torch.dtype, parameters: dict[str, Place]
-    ) -> None:
-        """Builds the implementation; its parameters then are the parent's memory."""
+    ) -> list[str]:
+        """Builds the implementation over the parent's memory; the tasks whose candidates then stand inside it."""
         self._forget()
         refusal = self.candidate.supports.refusal(device=self.device, dtype=dtype, facts=facts)
         if refusal is not None:
             raise Refused("SKIPPED", refusal)
         self.init, self.dtype, self.parameters = init, dtype, parameters
+        self.parts.inside.clear()
         try:
-            module = self._built(self.candidate.cls)
+            module = self._built(self.candidate.cls, functools.partial(self.parts.candidate, dtype=dtype))
         except BaseException as error:
             traceback.print_exc()
             raise Refused("BUILD_ERROR", f"{type(error).__name__}: {error}"[:1000]) from error
         self.module = module
-        self.forward = self._compiled(module) if self.compiled else module
+        # Its forward, which a task's interface names; a __call__ or hooks of its own are no part of that.
+        self.forward = self._compiled(module) if self.compiled else module.forward
+        return sorted(self.parts.inside)
 
     def call(self, *, places: Any, outputs: list[Place]) -> dict[str, Any]:
         """One call on the arguments at ``places``, in poisoned memory; the outputs go to the parent's memory."""
@@ -156,7 +163,7 @@ class Harness:
         finally:
             unpoisoned()
         self._sync()
-        told = self._handed_over(result, arguments, outputs)
+        told = handed_over(result, arguments, self._parameters(), self.arenas["outputs"], outputs)
         self._sync()
         return told
 
@@ -182,8 +189,7 @@ class Harness:
         """One call for each slot named, in that order, then a device-wide synchronisation. All outputs are kept.
 
         The position in the batch is told in shared memory before each call: the parent may change what comes later.
-        ``paced``: and only when the device has done all calls before it.
-        """
+        ``paced``: and only when the device has done all calls before it."""
         synchronize = self._sync if self.device.type == "cuda" else None
         counter = memoryview(self.arenas["counter"].buffer).cast("q")
         coming = counted([self.slots[i] for i in order], counter, synchronize if paced else None)
@@ -199,12 +205,12 @@ class Harness:
         parameters = self._parameters()
         for result, slot, places in zip(self.kept, order, outputs, strict=True):
             arguments = self.slots[slot]
-            told = self._handed_over(result, getattr(arguments[0], "arguments", arguments), places, parameters)
-            key = json.dumps(told)
-            if key not in kinds:
-                kinds[key] = len(found)
+            given = getattr(arguments[0], "arguments", arguments)  # of a graph
+            told = handed_over(result, given, parameters, self.arenas["outputs"], places)
+            kind = kinds.setdefault(json.dumps(told), len(found))
+            if kind == len(found):
                 found.append(told)
-            which.append(kinds[key])
+            which.append(kind)
         self._sync()
         self.kept = []
         return {"kinds": found, "which": which}
@@ -215,6 +221,8 @@ class Harness:
         arguments = self._arguments(places)
         reference = self._built(self.task.interface)
         found = observed(self.forward, reference, arguments, device=self.device, libraries=self.libraries)
+        for kernels in ("brings", "own"):  # those of the candidates inside are judged where these are
+            found[kernels] = [name for name in found[kernels] if name not in self.parts.brings]
         self._sync()
         return found
 
@@ -229,13 +237,14 @@ class Harness:
         finally:
             unpoisoned()
         self._sync()
-        told = self._handed_over(result, arguments, outputs)
+        told = handed_over(result, arguments, self._parameters(), self.arenas["outputs"], outputs)
         self._sync()
         return {"stopped": list(dict.fromkeys(stopped))[:MOST_NAMES], "told": told}
 
     def tampered(self) -> list[str]:
         """What of the process is not as it was before the candidate was imported."""
         changed = [] if self.snapshot is None else self.snapshot.differences()
+        changed += [f"the harness's {name} was replaced" for name in vars(self) if hasattr(Harness, name)]
         return changed + self.audit.events
 
     def broken(self) -> bool:
@@ -254,9 +263,16 @@ class Harness:
         self.module = self.forward = self.compiled_forward = self.timed_forward = None
         self.slots, self.kept = [], []
 
-    def _built(self, cls: type[nn.Module]) -> nn.Module:
-        parameters = {name: self.arenas["parameters"].view(where) for name, where in self.parameters.items()}
-        return built(cls, self.init, device=self.device, dtype=self.dtype, parameters=parameters)
+    def _built(self, cls: type[nn.Module], resolve: Resolver | None = None) -> nn.Module:
+        return built(
+            cls,
+            self.init,
+            device=self.device,
+            dtype=self.dtype,
+            parameters=self._parameters(),
+            within=self.task.name,
+            resolve=resolve,
+        )
 
     def _unfreeze(self) -> None:
         """Frozen objects are not seen by those who look for kernels among all objects."""
@@ -276,23 +292,8 @@ class Harness:
         return self.known[key]
 
     def _parameters(self) -> dict[str, torch.Tensor]:
-        return dict(self.module.named_parameters()) if self.module is not None else {}
-
-    def _handed_over(
-        self, result: Any, arguments: Any, outputs: list[Place], parameters: dict[str, torch.Tensor] | None = None
-    ) -> dict[str, Any]:
-        found = tensors_of(result)
-        copied = []
-        for tensor, where in zip(found, outputs, strict=False):
-            fits = is_plain(tensor) and tuple(torch.Tensor.size(tensor)) == where.shape and tensor.dtype == where.dtype
-            if fits:
-                torch.Tensor.copy_(self.arenas["outputs"].view(where), tensor)
-            copied.append(fits)
-        return {
-            "tree": encode(result),
-            "tensors": described(found, arguments, self._parameters() if parameters is None else parameters),
-            "copied": copied + [False] * (len(found) - len(copied)),
-        }
+        """The parent's memory; to ask the module would be to call the candidate's methods."""
+        return {name: self.arenas["parameters"].view(where) for name, where in self.parameters.items()}
 
     def _sync(self) -> None:
         if self.device.type == "cuda" and self._synchronize is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,10 @@ from fastkernels.evaluation.bench.replies import Called, RunnerFailed
 from fastkernels.evaluation.bench.result import Failure
 from fastkernels.evaluation.bench.runner import Runner
 from fastkernels.evaluation.bench.site import Site
+from fastkernels.evaluation.bench.strided import strided
 
 MOST_FAILURES = 6
+STRIDED = "strided"
 KEPT_ENDS = 8  # elements at both ends of a tensor that a shuffle leaves alone
 
 
@@ -53,6 +55,8 @@ def judged(runner: Runner, site: Site, seed: int, *, hidden: bool = True) -> Jud
         except RunnerFailed as error:
             if not runner.alive:
                 raise
+            if drawn.name == STRIDED:
+                continue  # it says so, and computes nothing wrong
             found.failures.append(Failure(code=error.code, where=drawn.name, detail=error.detail))
         if len(found.failures) >= MOST_FAILURES:
             break
@@ -100,7 +104,8 @@ def unlike_tensors(called: Called, sharing: list[set[str]], where: str) -> list[
 
 
 def _draws(site: Site, seed: int, *, hidden: bool) -> Iterator[Drawn]:
-    """The task's draws; after the first also its elements in another order: ends, sum and extremes are the same."""
+    """The task's draws; after the first also its elements in another order: ends, sum and extremes are the same; and
+    that one with gaps between its rows, where the reference takes them."""
     first = True
     for drawn in drawn_inputs(
         site.task, site.case, dtype=site.dtype, device=site.device, seed=seed, reference=site.reference, hidden=hidden
@@ -112,6 +117,9 @@ def _draws(site: Site, seed: int, *, hidden: bool) -> Iterator[Drawn]:
             shuffled = site.referee.expect(_shuffled(drawn.arguments, generator), name="shuffled", family="structured")
             if shuffled is not None and not shuffled.ill_conditioned(site.dtype):
                 yield shuffled
+                spaced = strided(shuffled.arguments) if hidden else None
+                if spaced is not None and site.takes(strided(shuffled.arguments)):  # which it may write to
+                    yield replace(shuffled, name=STRIDED, arguments=spaced)
 
 
 def _shuffled(arguments: Any, generator: torch.Generator) -> Any:

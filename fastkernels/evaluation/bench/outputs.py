@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from fastkernels.evaluation.bench.shared import Arena, Place
+
+OWN_ELEMENTS = "another of its own elements"
 SCALARS = (bool, int, float, str, type(None))
 
 
@@ -38,6 +41,25 @@ def encode(value: Any) -> Any:
         return {"other": type(item).__name__}
 
     return one(value)
+
+
+def handed_over(
+    result: Any, arguments: Any, parameters: Mapping[str, torch.Tensor], arena: Arena, places: Sequence[Place]
+) -> dict[str, Any]:
+    """What the parent is told of a return value; its tensors are copied to their ``places`` in the parent's ``arena``,
+    where they have the shape and dtype that is expected there."""
+    found = tensors_of(result)
+    copied = []
+    for tensor, where in zip(found, places, strict=False):
+        fits = is_plain(tensor) and tuple(_Tensor.size(tensor)) == where.shape and tensor.dtype == where.dtype
+        if fits:
+            _Tensor.copy_(arena.view(where), tensor)
+        copied.append(fits)
+    return {
+        "tree": encode(result),
+        "tensors": described(found, arguments, parameters),
+        "copied": copied + [False] * (len(found) - len(copied)),
+    }
 
 
 class Foreign:
@@ -75,7 +97,7 @@ def decode(tree: Any, tensors: Sequence[torch.Tensor]) -> Any:
 
 
 def described(found: Sequence[torch.Tensor], arguments: Any, parameters: Mapping[str, torch.Tensor]) -> list[Any]:
-    """Each output's type, shape, stride, dtype, device, and whose memory it shares."""
+    """Each output's type, shape, dtype, device, and whose memory it shares."""
     inputs = [t for t in pytree.tree_leaves(arguments) if isinstance(t, torch.Tensor)]
     others = [(f"argument {i}", _range(t)) for i, t in enumerate(inputs)]
     others += [(f"parameter {name}", _range(p)) for name, p in parameters.items()]
@@ -84,6 +106,7 @@ def described(found: Sequence[torch.Tensor], arguments: Any, parameters: Mapping
     for i, tensor in enumerate(found):
         shares = [name for name, other in others if _overlap(mine[i], other)]
         shares += [f"output {j}" for j in range(i) if _overlap(mine[i], mine[j])]
+        shares += [OWN_ELEMENTS] if _folded(tensor) else []
         facts.append(
             {
                 "type": _kind(tensor),
@@ -97,6 +120,8 @@ def described(found: Sequence[torch.Tensor], arguments: Any, parameters: Mapping
 
 
 _Tensor = torch.Tensor  # its own methods: attributes of an instance could stand in for them
+# What torch itself puts off until a tensor is read; who takes its pointer sees other numbers, or none.
+_PENDING = {"negated": _Tensor.is_neg, "conjugated": _Tensor.is_conj, "zeroed": _Tensor._is_zerotensor}
 
 
 def _get(name: str, tensor: torch.Tensor) -> Any:
@@ -117,8 +142,23 @@ def _kind(tensor: torch.Tensor) -> str:
     shadows = [name for name in own if kind is torch.Tensor and hasattr(torch.Tensor, name)]
     if shadows:
         return f"Tensor with its own {', '.join(shadows)}"
+    if pending := [what for what, is_so in _PENDING.items() if is_so(tensor)]:
+        return f"Tensor that is {pending[0]} when it is read"
     layout = _get("layout", tensor)
     return "Tensor" if layout == torch.strided else f"Tensor of layout {layout}"
+
+
+def _folded(tensor: torch.Tensor) -> bool:
+    """Whether elements share memory: the strides, from the largest down, do not span those below them."""
+    if _get("layout", tensor) != torch.strided or _Tensor.numel(tensor) == 0:
+        return False
+    axes = sorted((step, size) for size, step in zip(_Tensor.size(tensor), _Tensor.stride(tensor), strict=True))
+    reach = 0
+    for step, size in axes:
+        if size > 1 and step <= reach:
+            return True
+        reach += (size - 1) * step
+    return False
 
 
 def _range(tensor: torch.Tensor) -> tuple[int, int]:

@@ -95,7 +95,7 @@ _ALL = (
     Reason(
         code="ALIASED",
         status="INCORRECT_NUMERICAL",
-        means="an output shares memory with an input, another output or an earlier call's output",
+        means="an output shares memory with an input, another output, an earlier call's, or its elements do",
         way_out="allocate each output, unless the reference itself returns its input",
     ),
     Reason(
@@ -125,13 +125,13 @@ _ALL = (
     Reason(
         code="CLOCK_MISMATCH",
         status="REWARD_HACK",
-        means="wall clock, CUDA events and the profiler's kernel time do not tell one time",
+        means="wall clock, CUDA events, kernel times and the positions of the calls do not tell one time",
         way_out="work on the current stream and finish it there; on a busy machine measure again",
     ),
     Reason(
         code="LATE_WORK",
         status="REWARD_HACK",
-        means="reading the outputs after the timed calls took longer than reading the reference's",
+        means="after the timed calls outputs took longer to read, or the device was busy longer, than the reference's",
         way_out="finish the work in forward: no lazy tensors, threads or streams that outlive the call",
     ),
     Reason(

@@ -85,6 +85,9 @@ class CaseResult(BaseModel):
     delegates: bool = Field(default=False, description="forward only calls the reference: never above 1")
     kernels: list[str] = Field(default_factory=list, description="what was seen to run")
     notes: list[str] = Field(default_factory=list)
+    seconds: dict[str, float] = Field(
+        default_factory=dict, description="that the bench took to judge, to watch, by mode"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -51,18 +51,19 @@ class Ring:
         """Shared memory that one slot takes."""
         return place(site.draws[0])[1]
 
-    def renew(self, *, but: int | None = None) -> None:
-        """New contents in every slot, or in all ``but`` one: a draw of the case, each float moved, rows of integers in
-        another order."""
+    def renew(self, *, first: int | None = None, but: int | None = None) -> None:
+        """New contents in every slot or the ``first`` so many, or in all ``but`` one: a draw of the case, each float
+        moved, rows of integers in another order."""
+        slots = self.slots if first is None else min(first, self.slots)
         if self._redrawn:
             self._bases = self._based(self.site.drawn())
-        for start in range(0, self.slots, self._step):
-            end = min(start + self._step, self.slots)
+        for start in range(0, slots, self._step):
+            end = min(start + self._step, slots)
             inside = but is not None and start <= but < end
             parts = [(start, but), (but + 1, end)] if inside and but is not None else [(start, end)]
             for block, values in zip(self.blocks, self._values(end - start), strict=True):
-                for first, last in parts if values.numel() else ():
-                    self.arena.view(block)[first:last].copy_(values[first - start : last - start])
+                for low, high in parts if values.numel() else ():
+                    self.arena.view(block)[low:high].copy_(values[low - start : high - start])
 
     def _values(self, count: int) -> list[torch.Tensor]:
         """Contents of so many slots, tensor by tensor, (count, span)."""

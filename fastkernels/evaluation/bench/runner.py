@@ -84,13 +84,14 @@ class Runner:
 
     def build(
         self, init: Mapping[str, Any], facts: Mapping[str, Any], dtype: torch.dtype, parameters: Mapping[str, Place]
-    ) -> None:
-        """Builds the implementation over the parent's parameters.
+    ) -> list[str]:
+        """Builds the implementation over the parent's parameters; the tasks whose candidates stand inside it.
 
         Raises:
             RunnerFailed: BUILD_ERROR; SKIPPED where it declares that it does not take the site.
         """
-        self.order("build", init=dict(init), facts=dict(facts), dtype=dtype, parameters=dict(parameters))
+        told = self.order("build", init=dict(init), facts=dict(facts), dtype=dtype, parameters=dict(parameters))
+        return [str(name) for name in told]
 
     def call(self, places: Any, outputs: Sequence[Place]) -> Called:
         """One call in poisoned memory, on the arguments at ``places``."""

@@ -10,7 +10,7 @@ from typing import Any
 from fastkernels.evaluation.bench.result import BaselineTiming, Failure, Mode, Timing
 from fastkernels.evaluation.bench.roofline import Peaks, measured_peaks
 from fastkernels.evaluation.bench.site import Site
-from fastkernels.evaluation.bench.timed import TOO_NOISY, Contest
+from fastkernels.evaluation.bench.times import TOO_NOISY, Contest
 from fastkernels.evaluation.statistics import median_ratio
 from fastkernels.tasks.task import Cost
 

@@ -124,13 +124,15 @@ class Arena:
         self.memory.fill_(byte)
 
     def write(self, places: Any, tree: Any) -> None:
-        """Copies the tensors of ``tree`` to where ``places`` has theirs."""
+        """Copies the tensors of ``tree`` to where ``places`` has theirs, with what lies between their elements."""
         for where, leaf in zip(pytree.tree_leaves(places), pytree.tree_leaves(tree), strict=True):
             if isinstance(where, Place):
                 target = self.view(where)
                 if where.span < target.numel():  # an expanded view: one write for each stored element
                     target = torch.as_strided(target, *_stored(where))
                     leaf = torch.as_strided(leaf, *_stored(where))
+                elif where.span > target.numel() and tuple(leaf.stride()) == where.stride:
+                    target, leaf = (torch.as_strided(t, (where.span,), (1,)) for t in (target, leaf))
                 target.copy_(leaf)
 
     @property

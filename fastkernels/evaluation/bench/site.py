@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fastkernels.evaluation.bench.inputs import Referee
+from fastkernels.evaluation.bench.inputs import DEVICE_FAILS, REFUSES, Referee
 from fastkernels.evaluation.bench.judge import same_bits
 from fastkernels.evaluation.bench.outputs import described, tensors_of
 from fastkernels.evaluation.bench.packed import unpack
@@ -23,6 +23,7 @@ from fastkernels.tasks.tensors import tensors
 GROWTH = 1.5  # of an arena that is too small
 DRAWS = 4  # of the case, on which the contents of timed calls are based
 JITTER = (0.75, 1.25)  # what refreshed values are multiplied by: signs, zeros and infinities stay
+PART_SHIFTS = (3, 4, 5, 6, 7, 8)  # of a parameter's elements, halved so many times, are refreshed at once
 
 
 class Memory:
@@ -92,11 +93,21 @@ class Site:
         self._parameter_arena.write(self.parameters, {n: p.detach() for n, p in self.values.items()})
 
     def refresh(self, generator: torch.Generator) -> None:
-        """New parameter values, in the reference and behind the pointers that the children have."""
+        """New values in a part of each parameter, in the reference and behind the pointers that the children have.
+
+        Which part, and how large it is, is drawn: to see whether a parameter has changed all of it must be read.
+        """
         for name, value in self.values.items():
-            if value.is_floating_point():
-                noise = torch.empty(value.shape, device=self.device).uniform_(*JITTER, generator=generator)
-                value.data.copy_(self.originals[name] * noise)
+            if not value.is_floating_point() or not value.numel():
+                continue
+            old, new, shift = self.originals[name], value.data, 0
+            if new.is_contiguous():  # else all of it
+                old, new, shift = old.view(-1), new.view(-1), secrets.choice(PART_SHIFTS)
+            count = max(1, len(new) >> shift)
+            start = secrets.randbelow(len(new) - count + 1)
+            part = slice(start, start + count)
+            noise = torch.empty(new[part].shape, device=self.device).uniform_(*JITTER, generator=generator)
+            new[part] = old[part] * noise
         self.publish()
         self._referee = None
 
@@ -123,14 +134,14 @@ class Site:
         """New draws of the case, packed."""
         return [self.referee.draw(secrets.randbits(62)) for _ in range(DRAWS)]
 
-    def lend(self, runner: Runner) -> None:
-        """Builds the implementation in its child, over the shared parameters.
+    def lend(self, runner: Runner) -> list[str]:
+        """Builds the implementation in its child, over the shared parameters; tasks whose candidates stand inside it.
 
         Raises:
             RunnerFailed: BUILD_ERROR, or SKIPPED where it declines the site.
         """
         runner.attach("parameters", self._parameter_arena)
-        runner.build(self.case.init, self.facts, self.dtype, self.parameters)
+        return runner.build(self.case.init, self.facts, self.dtype, self.parameters)
 
     def give(self, runner: Runner, arguments: Any) -> Any:
         """Writes arguments to the shared memory; their places there."""
@@ -157,6 +168,17 @@ class Site:
     def given(self, places: Any) -> Any:
         """The shared arguments as they are now, as views."""
         return self.memory.arena("inputs", 0).views(places)
+
+    def takes(self, arguments: Any) -> bool:
+        """Whether the reference takes these arguments (packed), strides and all."""
+        try:
+            with torch.no_grad():
+                self.reference(*unpack(arguments))
+        except DEVICE_FAILS:
+            raise
+        except REFUSES:
+            return False
+        return True
 
     def own_sharing(self, arguments: Any) -> list[set[str]]:
         """Whose memory each of the reference's own outputs shares: what a candidate may do too."""

@@ -17,8 +17,9 @@ from typing import Any, Self
 import torch
 
 WATCHED_MODULES = (
-    "builtins", "time", "gc", "pickle", "json", "socket", "struct", "mmap", "ctypes", "torch", "torch._C", "torch.cuda",
-    "torch.cuda.streams", "torch.nn.functional", "torch.nn.modules.module", "torch.autograd", "torch.utils._pytree",
+    "builtins", "time", "gc", "itertools", "pickle", "json", "socket", "struct", "mmap", "ctypes", "torch", "torch._C",
+    "torch.cuda", "torch.cuda.streams", "torch.nn.functional", "torch.nn.modules.module", "torch.autograd",
+    "torch.utils._pytree",
     "torch._tensor", "torch.functional", "torch.profiler", "torch._dynamo", "triton", "triton.testing",
     "triton.language", "triton.runtime.jit", "numpy",
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ from fastkernels.tasks import Task, all_tasks, get_task, task_for_stem
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One implementation of ``task``: a candidate's ``file`` (``cls`` None), or ``cls`` of a module or of a file."""
+    """One implementation of ``task``: a candidate's ``file`` (``cls`` None), or ``cls`` of a module or of a file.
+
+    ``parts`` are the candidates of lower levels beside it: they stand inside it, as where it is deployed.
+    """
 
     name: str
     task: str
@@ -29,10 +32,12 @@ class Source:
     cls: str | None = None
     compiled: bool = False
     digest: str = ""
+    parts: tuple[Source, ...] = ()
 
     def told(self) -> dict[str, Any]:
         """What the child is given."""
-        return {"file": self.file, "module": self.module, "cls": self.cls, "compiled": self.compiled}
+        parts = {p.task: p.told() for p in self.parts}
+        return {"file": self.file, "module": self.module, "cls": self.cls, "compiled": self.compiled, "parts": parts}
 
     @classmethod
     def of_spec(cls, spec: ImplementationSpec, task: Task) -> Source:
@@ -53,13 +58,20 @@ def sources_of(candidates: Any) -> tuple[dict[str, Source], list[str]]:
     if isinstance(candidates, str) and candidates in ("reference", "identity"):
         return {n: _of_class(t.interface, t, "reference") for n, t in all_tasks().items()}, []
     if isinstance(candidates, str) and candidates == "shipped":
-        return _folder(shipped_folder())
-    if isinstance(candidates, (str, Path)):
-        return _folder(Path(candidates).expanduser())
-    if isinstance(candidates, Mapping):
-        return _collected((get_task(name), c) for name, c in candidates.items()), []
-    classes = [candidates] if isinstance(candidates, type) else list(candidates)
-    return _collected((_marked_for(c), c) for c in classes), []
+        found, unknown = _folder(shipped_folder())
+    elif isinstance(candidates, (str, Path)):
+        found, unknown = _folder(Path(candidates).expanduser())
+    elif isinstance(candidates, Mapping):
+        found, unknown = _collected((get_task(name), c) for name, c in candidates.items()), []
+    else:
+        classes = [candidates] if isinstance(candidates, type) else list(candidates)
+        found, unknown = _collected((_marked_for(c), c) for c in classes), []
+    return {name: _with_parts(source, found) for name, source in found.items()}, unknown
+
+
+def _with_parts(source: Source, all_of_them: Mapping[str, Source]) -> Source:
+    level = get_task(source.task).level
+    return replace(source, parts=tuple(s for name, s in all_of_them.items() if get_task(name).level < level))
 
 
 def _folder(folder: Path) -> tuple[dict[str, Source], list[str]]:

@@ -10,7 +10,8 @@ import torch
 from fastkernels.evaluation.bench.result import Failure
 
 if TYPE_CHECKING:
-    from fastkernels.evaluation.bench.timed import Bed, Contest
+    from fastkernels.evaluation.bench.timed import Bed
+    from fastkernels.evaluation.bench.times import Contest
 
 # What a difference must exceed to be held against a candidate.
 LATE_SHARE, LATE_SECONDS = 0.15, 1e-3
@@ -35,6 +36,10 @@ def suspicions(bed: Bed, contest: Contest, suspect: str, trusted: str) -> list[F
             detail = f"{busy:.1f} CPUs were busy, it was given {torch.get_num_threads()}"
             found.append(Failure(code="CLOCK_MISMATCH", where=WHERE, detail=detail))
         return found
+    busy = statistics.median(mine.drained) - statistics.median(other.drained)
+    if busy > LATE_SECONDS:
+        detail = f"after the batch the device was busy for {busy * 1e6:.0f} us longer than after the reference's"
+        found.append(Failure(code="LATE_WORK", where=WHERE, detail=detail))
     spans = [b.wall - contest.fixed for b in mine.batches]  # of little more than what a batch costs nothing follows
     if statistics.median(spans) > EVENTS_LEAST_SECONDS:
         share = statistics.median(

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import random
 import secrets
-import statistics
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import torch
 
@@ -17,13 +16,13 @@ from fastkernels.evaluation.bench.inputs import Drawn
 from fastkernels.evaluation.bench.judge import judge_drawn
 from fastkernels.evaluation.bench.judged import Judged, unlike_tensors
 from fastkernels.evaluation.bench.replies import HACKS, Batch, Called, RunnerFailed
-from fastkernels.evaluation.bench.result import Failure, Mode, Timing
+from fastkernels.evaluation.bench.result import Failure, Mode
 from fastkernels.evaluation.bench.ring import Ring
 from fastkernels.evaluation.bench.runner import Runner
 from fastkernels.evaluation.bench.site import Site
 from fastkernels.evaluation.bench.suspicion import suspicions
-from fastkernels.evaluation.bench.trap import trapped
-from fastkernels.evaluation.statistics import median_ratio
+from fastkernels.evaluation.bench.times import Contest, Times
+from fastkernels.evaluation.bench.trap import Trap
 from fastkernels.tasks.tensors import tensors
 
 BATCH_SECONDS = {"cpu": 0.02, "cuda": 0.02}
@@ -33,51 +32,8 @@ MOST_CUDA_BYTES, SHARE_OF_CUDA = 8 << 30, 1 / 20  # and of the device's memory: 
 PICKS = 2  # calls of each batch whose outputs are judged, and the last one
 CACHES_FLUSHED = 3  # times the last-level cache that is written before a batch
 WARM_CALLS = (1, 16, 16)
+TRAP_SHARE = 0.25  # of the rounds, beside those that are scored; which of them, nobody can know
 MOST_REPEATS = 2  # of the whole contest, where it was noisy or something is to be confirmed
-TOO_NOISY = 2.0  # upper over lower end of an interval
-
-
-@dataclass(kw_only=True)
-class Times:
-    """One contestant's batches, one a round, and the seconds that handing over their outputs took."""
-
-    batches: list[Batch] = field(default_factory=list)
-    collect: list[float] = field(default_factory=list)
-
-    def per_call(self, fixed: float) -> list[float]:
-        """Seconds of a call in each round: a batch less what a batch without calls takes."""
-        return [max(b.wall - fixed, b.wall / 10) / b.calls for b in self.batches]
-
-    def timing(self, fixed: float) -> Timing:
-        """Median and its interval."""
-        values = self.per_call(fixed)
-        found = median_ratio(values, [1.0] * len(values))
-        events = [b.events / b.calls for b in self.batches if b.events is not None]
-        return Timing(
-            seconds=found.value,
-            low=found.low,
-            high=found.high,
-            event_seconds=statistics.median(events) if events else None,
-        )
-
-
-@dataclass(kw_only=True)
-class Contest:
-    """All contestants' times; ``empty`` are batches without calls of a trusted one: the costs that are not a call's."""
-
-    times: Mapping[str, Times]
-    empty: list[float] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-
-    @property
-    def fixed(self) -> float:
-        """Seconds of a batch without calls."""
-        return statistics.median(self.empty)
-
-    def noisy(self) -> bool:
-        """Whether some contestant's interval says next to nothing."""
-        found = [t.timing(self.fixed) for t in self.times.values()]
-        return any(t.high > TOO_NOISY * t.low for t in found)
 
 
 class Bed:
@@ -123,7 +79,8 @@ class Bed:
         return found
 
     def contest(self, estimates: Mapping[str, float], rounds: int) -> Contest:
-        """A batch of every contestant in each round, the order turned around from round to round.
+        """A batch of every contestant in each round, in an order of its own; at random also rounds that are not scored
+        and in which the suspect's batch is a trap.
 
         Once more, longer, where that was noisy or speaks against the suspect: that must be seen twice.
 
@@ -147,8 +104,6 @@ class Bed:
             doubts = found if repeat == 0 else [f for f in found if f.code in {d.code for d in doubts}]
             if self.failures or not (doubts or contest.noisy()):
                 break
-        if self.suspect is not None and not self.failures:
-            self.failures += trapped(self, self.suspect)
         contest.failures = self.failures + doubts
         return contest
 
@@ -165,13 +120,29 @@ class Bed:
 
     def _rounds(self, calls: int, rounds: int, trusted: str) -> Contest:
         contest = Contest(times={name: Times() for name in self.runners})
-        for turn in range(rounds):
+        trap = Trap(self, self.suspect) if self.suspect is not None else None
+        trap = trap if trap is not None and trap.possible else None
+        if trap is not None:
+            trap.watch(trusted)
+        while len(contest.empty) < rounds or (trap is not None and trap.wanted):
             self.batch(trusted, min(WARM_CALLS[-1], calls))
-            contest.empty.append(self.batch(trusted, 0).wall)
-            for name in list(self.runners) if turn % 2 == 0 else reversed(self.runners):
+            empty = self.batch(trusted, 0).wall
+            # A round with a trap is like any other until it has closed: whoever could tell would behave in it.
+            over = len(contest.empty) == rounds or (trap is not None and self.chance.random() < TRAP_SHARE)
+            trapping = trap if over else None
+            for name in self.chance.sample(list(self.runners), len(self.runners)):
                 self.batch(name, min(WARM_CALLS[-1], calls))  # all start as warm as each other
+                if trapping is not None:
+                    trapping.spring() if name == self.suspect else self.batch(name, calls)
+                    continue
                 collects = contest.times[name] if name in (self.suspect, trusted) else None
                 contest.times[name].batches.append(self.batch(name, calls, collects))
+            if trapping is None:
+                contest.empty.append(empty)
+        if trap is not None:
+            self.failures += trap.failures()
+        if self.suspect is not None:
+            contest.times[self.suspect].charge(contest.times[trusted].collect)
         return contest
 
     def bind(self, slots: int) -> None:
@@ -202,7 +173,7 @@ class Bed:
     def batch(self, name: str, calls: int, times: Times | None = None) -> Batch:
         """One batch: contents are written while every child stands still, then the clock runs."""
         runner = self.runners[name]
-        self.renew()
+        self.renew(calls)
         slots = self.order(calls)
         try:
             batch = runner.timed(slots)
@@ -211,6 +182,10 @@ class Bed:
                 raise
             code = "TAMPERED" if "SIGKILL" in error.detail else error.code  # nobody here sends one
             raise RunnerFailed(code, f"while the baseline {name} was timed: {error.detail}") from error
+        if times is not None:
+            start = time.perf_counter()
+            self._evict()  # work of this process: it waits for what the child's left on the device
+            times.drained.append(time.perf_counter() - start)
         runner.stop()
         if times is not None:
             self._collect(name, slots, times)
@@ -218,24 +193,28 @@ class Bed:
         return batch
 
     def order(self, calls: int) -> list[int]:
-        """The slots of a batch."""
-        slots = self.chance.sample(range(self.ring.slots), calls)
+        """The slots of a batch: all of them, or in a shorter one the first."""
+        slots = self.chance.sample(range(calls), calls)
         # Graphs share a pool: replayed as they were captured, none overwrites another's output.
         return sorted(slots) if self.mode == "graph" else slots
 
-    def renew(self) -> None:
-        """New contents everywhere, while every child stands still."""
+    def renew(self, calls: int | None = None) -> None:
+        """New contents in all slots, or in those of a batch of so many calls, while every child stands still."""
         self.site.refresh(self._generator)
-        self.ring.renew()
+        self.ring.renew(first=calls)
         self._evict()
 
     def _collect(self, name: str, slots: list[int], times: Times) -> None:
         """All outputs of the batch, after its inputs were made useless; the parent then judges some of them."""
         picks = self._picks(len(slots)) if name == self.suspect else []
-        drawn = [self.expected(slots[p], f"timed call {p + 1} of {len(slots)}") for p in picks]
-        if self.may_scribble:
+        held = [self.ring.contents(slots[p]) for p in picks]
+        if self.may_scribble:  # at once: while the reference computes, work could be done that should be by now
             self.ring.scribble()
             self.synchronize()
+        drawn = [
+            self.site.referee.expect(contents, name=f"timed call {p + 1} of {len(slots)}")
+            for p, contents in zip(picks, held, strict=True)
+        ]
         runner = self.runners[name]
         outputs = self.site.outputs_for(runner, [self.like] * len(slots))
         collected = runner.collect(slots, outputs)

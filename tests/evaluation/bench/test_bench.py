@@ -96,9 +96,84 @@ def test_a_class_inside_a_function_is_refused_with_the_way_out():
         bench({"relu": ReLU})
 
 
+NORM = """
+import torch
+from fastkernels import candidate
+from fastkernels.tasks.L1 import rms_norm
+
+@candidate("rms_norm"{declared})
+class RMSNorm(rms_norm.RMSNorm):
+    def forward(self, x, residual=None):
+        found = super().forward(x, residual)
+        return found if residual is None else ({first}, found[1])
+"""
+OUTER = """
+from fastkernels.tasks.L2 import fused_add_rms_norm
+
+class FusedAddRMSNorm(fused_add_rms_norm.FusedAddRMSNorm):
+    def forward(self, x, residual):
+        return self.norm(x, residual)
+"""
+
+
+@pytest.mark.parametrize(
+    ("declared", "first", "inside", "status"),
+    [
+        ("", "found[0]", True, "PASSED"),
+        ("", "found[0] * 2", True, "INCORRECT_NUMERICAL"),
+        (', devices=("cuda",)', "found[0] * 2", False, "PASSED"),
+    ],
+)
+def test_candidates_of_lower_levels_stand_inside_as_where_they_are_deployed(tmp_path, declared, first, inside, status):
+    for name, code in (("L1/rms_norm", NORM), ("L2/fused_add_rms_norm", OUTER)):
+        file = tmp_path / f"{name}.py"
+        file.parent.mkdir()
+        file.write_text(code.replace("{declared}", declared).replace("{first}", first))
+    result = bench(tmp_path, targets=["fused_add_rms_norm"], cases=["batch_residual"], rounds=2, dtypes=["float32"])
+    (case,) = result.cases
+    assert (case.status, "with the candidates for rms_norm inside" in case.notes) == (status, inside)
+
+
+KERNEL = """
+import os
+os.environ.setdefault("TRITON_INTERPRET", "1")
+import triton
+import triton.language as tl
+
+@triton.jit
+def {name}(x, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    tl.store(x + at, tl.load(x + at, mask=at < 1), mask=at < 1)
+"""
+
+
+def test_kernels_of_candidates_inside_do_not_stand_for_those_of_the_candidate_itself(tmp_path):
+    norm = NORM.format(declared="", first="found[0]").replace(
+        "        return", "        inner[(1,)](torch.zeros(2), BLOCK=2)\n        return"
+    )
+    for name, code in (
+        ("L1/rms_norm", KERNEL.format(name="inner") + norm),
+        ("L2/fused_add_rms_norm", KERNEL.format(name="outer") + OUTER),
+    ):
+        file = tmp_path / f"{name}.py"
+        file.parent.mkdir()
+        file.write_text(code)
+    result = bench(tmp_path, targets=["fused_add_rms_norm"], cases=["batch_residual"], rounds=2, dtypes=["float32"])
+    (case,) = result.cases
+    assert [(f.code, f.detail) for f in case.failures] == [("NO_LAUNCH", "no case launched any of triton kernel outer")]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"rounds": 1}, "2 at least"), ({"dtypes": ["int7"]}, "no floating-point dtype"), ({"levels": [4]}, "nothing")],
+    [
+        ({"rounds": 1}, "2 at least"),
+        ({"dtypes": ["int7"]}, "no floating-point dtype"),
+        ({"levels": [4]}, "nothing to bench"),
+        ({"targets": ["rms_norm", "silu"]}, "silu: no candidate"),
+        ({"cases": ["rows", "raws"]}, "no small case is named raws, of rms_norm. There are .*rows"),
+        ({"cases": ["rows"], "production": True}, "no production case is named rows"),
+        ({"captures": []}, "there is no captured case, of rms_norm"),
+    ],
 )
 def test_what_cannot_be_asked_for_is_refused(options, said):
     with pytest.raises(EvaluationError, match=said):

@@ -7,6 +7,7 @@ import torch
 
 from fastkernels.evaluation.bench.batch import counted
 from fastkernels.evaluation.bench.replies import RunnerFailed
+from fastkernels.evaluation.bench.strided import GAP, strided
 from fastkernels.tasks.tensors import tensors
 from tests.evaluation.bench.conftest import codes
 
@@ -165,11 +166,21 @@ def test_all_tensors_of_a_reply_are_the_parents_copies(lent):
     assert all(t.eq(1).all() for t in tensors(first.outputs))
 
 
-def test_a_paced_position_is_told_only_after_the_device_was_waited_for():
-    counter, waited = [-1], []
-    calls = list(counted([("first",), ("second",)], counter, lambda: waited.append(counter[0])))
-    assert calls == [("first",), ("second",)]
-    assert (waited, counter) == ([-1, 0], [2])
+def test_a_position_is_told_before_its_call_and_the_last_one_after_all():
+    counter, seen = [-1], []
+    for call in counted([("first",), ("second",)], counter):
+        seen.append((call, counter[0]))
+    assert seen == [(("first",), 0), (("second",), 1)]
+    assert counter == [2]
+
+
+def test_between_rows_with_gaps_a_child_sees_no_number(lent):
+    body = "return x.as_strided((2, 32), (32, 1)).isnan().sum().to(x.dtype).expand(x.shape).clone()"
+    runner, site = lent(candidate(body))
+    site.give(runner, (torch.zeros(64),))  # what lay there before
+    x = torch.ones(3, 16)
+    called = runner.call(site.give(runner, strided((x,))), site.outputs_for(runner, [x])[0])
+    assert called.outputs.tolist() == [[2.0 * GAP] * 16] * 3
 
 
 def test_no_order_reaches_a_child_that_was_ended(lent):

@@ -13,7 +13,7 @@ from fastkernels.evaluation.bench.result import CaseResult
 from fastkernels.evaluation.bench.roofline import Peaks
 from fastkernels.evaluation.bench.scored import CANDIDATE, below_roofline, clocks_differ, scored
 from fastkernels.evaluation.bench.suspicion import suspicions
-from fastkernels.evaluation.bench.timed import Contest, Times
+from fastkernels.evaluation.bench.times import Contest, Times
 
 US = 1e-6
 FIXED = 50 * US
@@ -133,6 +133,24 @@ class Ground:
     ],
 )
 def test_events_that_tell_less_than_the_wall_clock_are_held_against_a_batch_that_lasts(events, wall, codes) -> None:
-    mine = Times(batches=[Batch(calls=100, wall=wall, cpu=0.0, events=events)] * 3, collect=[US] * 3)
+    batch = Batch(calls=100, wall=wall, cpu=0.0, events=events)
+    mine = Times(batches=[batch] * 3, collect=[US] * 3, drained=[US] * 3)
     told = Contest(times={CANDIDATE: mine, "a": mine}, empty=[FIXED])
     assert [f.code for f in suspicions(Ground, told, CANDIDATE, "a")] == codes
+
+
+def test_a_device_that_is_still_busy_after_the_batch_is_held_against_it() -> None:
+    batch = Batch(calls=100, wall=10_050 * US, cpu=0.0, events=10_000 * US)
+    done, busy = (Times(batches=[batch] * 3, collect=[US] * 3, drained=[us * US] * 3) for us in (60, 2_000))
+    found = suspicions(Ground, Contest(times={CANDIDATE: busy, "a": done}, empty=[FIXED]), CANDIDATE, "a")
+    assert [f.code for f in found] == ["LATE_WORK"]
+
+
+def test_what_most_rounds_left_for_the_hand_over_is_counted_in() -> None:
+    batch = Batch(calls=100, wall=1_000 * US + FIXED, cpu=0.0, events=None)
+    late, honest = (Times(batches=[batch] * 4, collect=[us * US for us in took])
+                    for took in ((900, 1_000, 1_100, 4_000), (90, 110, 130, 900)))  # fmt: skip
+    for times in (late, honest):
+        times.charge([100 * US] * 4)
+    assert late.per_call(FIXED)[0] == pytest.approx((1_000 + 1_000 - 110 - 200) * US / 100)
+    assert honest.per_call(FIXED)[0] == pytest.approx(1_000 * US / 100)

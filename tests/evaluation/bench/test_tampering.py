@@ -39,6 +39,14 @@ class ReLU(nn.Module):
         ),
         (IN_FORWARD.format(body="import gc; gc.get_objects()"), "gc.get_objects"),
         (IN_FORWARD.format(body="import sys; sys._getframe()"), "sys._getframe"),
+        pytest.param(
+            AT_IMPORT.format(
+                body="import contextlib, os\nwith contextlib.suppress(OSError):\n"
+                "    os.rename(torch.__file__ + '.none', torch.__file__ + '.other')"
+            ),
+            "os.rename of",
+            id="a package's file",
+        ),
         (IN_FORWARD.format(body="import os; os.setpriority(0, 0, 5)"), "priority"),
         (
             IN_FORWARD.format(body="import subprocess; subprocess.Popen(['sleep', '30'])"),

@@ -9,7 +9,8 @@ from fastkernels.evaluation.bench.judged import Judged
 from fastkernels.evaluation.bench.replies import RunnerFailed
 from fastkernels.evaluation.bench.ring import Ring
 from fastkernels.evaluation.bench.site import Site
-from fastkernels.evaluation.bench.timed import Bed, Times
+from fastkernels.evaluation.bench.timed import Bed
+from fastkernels.evaluation.bench.times import Times
 from fastkernels.evaluation.bench.trap import trapped
 from fastkernels.tasks import get_task
 from tests.evaluation.bench.conftest import codes
