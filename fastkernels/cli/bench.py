@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,6 +43,17 @@ def bench(
     from fastkernels.evaluation.bench.bench import bench as run
     from fastkernels.evaluation.capture.store import load_captures
 
+    if out is not None and (out.is_dir() or not os.access(out.absolute().parent, os.W_OK)):
+        fail("bench", f"{out} cannot be written. Give a file in a folder that is there.")
+    err = Console(stderr=True)
+
+    def on_case(so_far: BenchResult) -> None:
+        if out is not None:
+            _save(so_far, out)
+        last = so_far.cases[-1]
+        said = f"{last.task} {last.case} {last.dtype}: {last.status}, {sum(last.seconds.values()):.0f} s"
+        err.print(f"{len(so_far.cases)} {said}", highlight=False, markup=False)
+
     try:
         result = run(
             given(candidates),
@@ -56,20 +68,28 @@ def bench(
             production=production,
             cases=case,
             timeout=timeout,
+            on_case=on_case,
         )
     except FastkernelsError as error:
         fail("bench", str(error))
     if out is not None:
-        try:
-            out.write_text(result.model_dump_json(indent=2), encoding="utf-8")
-        except OSError as error:
-            fail("bench", f"{out} cannot be written: {error.strerror}. Give another file.")
+        _save(result, out)
     if json:
         typer.echo(jsonlib.dumps(result.public(), indent=2))
     else:
         show(Console(width=None if sys.stdout.isatty() else LOG_WIDTH), result)
     if result.failed:
         raise typer.Exit(1)
+
+
+def _save(result: BenchResult, out: Path) -> None:
+    from fastkernels.evaluation.whole_file import whole_file
+
+    try:
+        with whole_file(out) as path:
+            path.write_text(result.model_dump_json(indent=2), encoding="utf-8")
+    except OSError as error:
+        fail("bench", f"{out} cannot be written: {error.strerror}. Give another file.")
 
 
 def given(candidates: str) -> str | dict[str, Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.bench.benched import bench_task
 from fastkernels.evaluation.bench.fork_server import ForkServer
 from fastkernels.evaluation.bench.pool import Options
-from fastkernels.evaluation.bench.result import BenchResult, Mode
+from fastkernels.evaluation.bench.result import BenchResult, CaseResult, Mode
 from fastkernels.evaluation.bench.roofline import measured_peaks
 from fastkernels.evaluation.bench.site import Memory
 from fastkernels.evaluation.bench.source import Source, sources_of
@@ -42,6 +42,7 @@ def bench(
     timeout: float = 60.0,
     baselines: Mapping[str, Iterable[Any]] | None = None,
     modes: Iterable[Mode] | None = None,
+    on_case: Callable[[BenchResult], None] = lambda _: None,
 ) -> BenchResult:
     """Judges and times each candidate on every case of its task.
 
@@ -63,6 +64,7 @@ def bench(
         baselines: classes or files by task, to compare with instead of all that is known; other tasks keep theirs.
         modes: of timing, ``eager`` always among them; if None eager, on CUDA also ``graph``, and for ``production``
             shapes ``compiled``.
+        on_case: is given all that was found so far, whenever a case ends: a long run that is killed then leaves it.
 
     Raises:
         EvaluationError: no such device, target or case, or fewer than two rounds.
@@ -90,7 +92,25 @@ def bench(
     )
     captured = _captured(captures, chosen) if captures is not None else {}
     without = _without_cases(chosen, options, captured if captures is not None else None)
-    found = []
+    digest = hashlib.sha256("".join(s.digest for c in chosen for s in (c, *c.parts)).encode()).hexdigest()[:12]
+    found: list[CaseResult] = []
+
+    def so_far() -> BenchResult:
+        return BenchResult(
+            mode="self-test" if self_test else "candidates",
+            candidate="self-test" if self_test else str(candidates if isinstance(candidates, str) else _named(chosen)),
+            digest=digest,
+            machine=there,
+            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=time.monotonic() - started,
+            cases=[*found],
+            notes=[*(f"{name}: no task has this name" for name in unknown), *without],
+        )
+
+    def ended(case: CaseResult) -> None:
+        found.append(case)
+        on_case(so_far())
+
     memory = Memory(where)
     with ForkServer() as server:
         if where.type == "cuda":  # while the server imports torch; on the CPU that would be in the way
@@ -99,20 +119,11 @@ def bench(
         server.ready()
         try:
             for source in chosen:
-                found += bench_task(source, server, memory, options, captured.get(source.task))
+                start = len(found)
+                found[start:] = bench_task(source, server, memory, options, captured.get(source.task), on_case=ended)
         finally:
             memory.close()
-    digests = "".join(s.digest for c in chosen for s in (c, *c.parts))
-    return BenchResult(
-        mode="self-test" if self_test else "candidates",
-        candidate="self-test" if self_test else str(candidates if isinstance(candidates, str) else _named(chosen)),
-        digest=hashlib.sha256(digests.encode()).hexdigest()[:12],
-        machine=there,
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=time.monotonic() - started,
-        cases=found,
-        notes=[*(f"{name}: no task has this name" for name in unknown), *without],
-    )
+    return so_far()
 
 
 def _modes(device: torch.device, production: bool, given: Iterable[Mode] | None) -> tuple[Mode, ...]:

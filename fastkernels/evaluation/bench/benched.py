@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,19 +37,27 @@ from fastkernels.tasks.tensors import tensors
 
 
 def bench_task(
-    source: Source, server: ForkServer, memory: Memory, options: Options, captured: Iterable[Case] | None = None
+    source: Source,
+    server: ForkServer,
+    memory: Memory,
+    options: Options,
+    captured: Iterable[Case] | None = None,
+    *,
+    on_case: Callable[[CaseResult], None] = lambda _: None,
 ) -> list[CaseResult]:
-    """Every case of the candidate's task, or the captured ones, in every dtype. A failure is a result."""
+    """Every case of the candidate's task, or the captured ones, in every dtype. A failure is a result.
+
+    ``on_case`` is told of each when it ends; that no case launched what the candidate brings is only known at the last.
+    """
     task = get_task(source.task)
     given = list(captured) if captured is not None else [c for c in task.cases() if c.production == options.production]
     chosen = [c for c in given if options.cases is None or c.name in options.cases]
     with contextlib.ExitStack() as stack:
         pool = Pool(source, task, server, options, stack)
-        found = [
-            _Case(pool, memory, case, dtype, captured=captured is not None).run()
-            for dtype in options.dtypes
-            for case in chosen
-        ]
+        found = []
+        for dtype, case in itertools.product(options.dtypes, chosen):
+            found.append(_Case(pool, memory, case, dtype, captured=captured is not None).run())
+            on_case(found[-1])
         if not pool.brings or pool.launched:
             return found
     detail = f"no case launched any of {', '.join(sorted(pool.brings))}"

@@ -180,6 +180,13 @@ def test_what_cannot_be_asked_for_is_refused(options, said):
         bench({"rms_norm": Witness}, **options)
 
 
+def test_what_was_found_is_told_whenever_a_case_ends():
+    seen = []
+    result = bench({"rms_norm": Witness}, cases=["rows", "empty"], rounds=2, on_case=seen.append)
+    assert [[c.case for c in so_far.cases] for so_far in seen] == [["rows"], ["rows", "empty"]]
+    assert seen[-1].cases == result.cases
+
+
 @pytest.mark.slow
 def test_a_self_test_reads_one():
     result = bench(self_test=True, targets=["rms_norm", "relu"], cases=["rows", "batch"], rounds=8)

@@ -57,7 +57,7 @@ def test_exit_status_is_1_where_a_gate_fails(ran: tuple[Result, BenchResult]) ->
 
 
 def test_the_public_json_has_every_candidate_and_no_speedup_for_the_wrong(ran: tuple[Result, BenchResult]) -> None:
-    public = json.loads(ran[0].output)
+    public = json.loads(ran[0].stdout)
     assert (public["passed"], public["failed"], public["skipped"], public["all_passed"]) == (1, 2, 0, False)
     told = {s["op"]: (s["status"], s["speedup"] > 0) for s in public["scenarios"]}
     assert told == {
@@ -65,6 +65,19 @@ def test_the_public_json_has_every_candidate_and_no_speedup_for_the_wrong(ran: t
         "relu": ("INCORRECT_NUMERICAL", False),
         "quick_gelu": ("RUNTIME_ERROR", False),  # not skipped
     }
+
+
+def test_each_case_is_told_when_it_ends_and_is_in_the_file_by_then(ran: tuple[Result, BenchResult]) -> None:
+    lines = [line for line in ran[0].stderr.splitlines() if " float32: " in line]
+    assert [line.split()[:3] for line in lines] == [
+        [str(n), c.task, c.case] for n, c in enumerate(ran[1].cases, start=1)
+    ]
+
+
+def test_where_no_file_can_be_written_nothing_is_benched(tmp_path: Path) -> None:
+    found = run(folder(tmp_path / "mine", silu=RIGHT), "--out", tmp_path / "not there" / "bench.json")
+    assert found.exit_code == 2
+    assert "cannot be written. Give a file in a folder that is there" in found.output
 
 
 def test_one_failure_makes_the_score_of_the_run_nothing(ran: tuple[Result, BenchResult]) -> None:
