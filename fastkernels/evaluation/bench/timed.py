@@ -97,15 +97,26 @@ class Bed:
         trusted = next((n for n in self.runners if n != self.suspect), None)
         if trusted is None:
             raise EvaluationError(f"{self.site.task.name} {self.site.case.name}: no baseline is left. See the notes.")
+        trap = self._trap(trusted)
         doubts: list[Failure] = []
         for repeat in range(1 + MOST_REPEATS):
-            contest = self._rounds(calls, rounds * (1 + repeat), trusted)
+            contest = self._rounds(calls, rounds * (1 + repeat), trusted, trap)
+            caught = trap.failures() if trap is not None else []
             found = [] if self.suspect is None else suspicions(self, contest, self.suspect, trusted)
             doubts = found if repeat == 0 else [f for f in found if f.code in {d.code for d in doubts}]
-            if self.failures or not (doubts or contest.noisy()):
+            if self.failures or caught or not (doubts or contest.noisy()):
                 break
-        contest.failures = self.failures + doubts
+        contest.failures = self.failures + caught + doubts
         return contest
+
+    def _trap(self, trusted: str) -> Trap | None:
+        if self.suspect is None:
+            return None
+        trap = Trap(self, self.suspect)
+        if not trap.possible:
+            return None
+        trap.watch(trusted)
+        return trap
 
     def _tried(self, name: str, sizes: list[int]) -> list[Batch]:
         """Batches of so many calls; a contestant that fails in one leaves, but for the suspect."""
@@ -118,12 +129,8 @@ class Bed:
             del self.runners[name]
             return []
 
-    def _rounds(self, calls: int, rounds: int, trusted: str) -> Contest:
+    def _rounds(self, calls: int, rounds: int, trusted: str, trap: Trap | None) -> Contest:
         contest = Contest(times={name: Times() for name in self.runners})
-        trap = Trap(self, self.suspect) if self.suspect is not None else None
-        trap = trap if trap is not None and trap.possible else None
-        if trap is not None:
-            trap.watch(trusted)
         while len(contest.empty) < rounds or (trap is not None and trap.wanted):
             self.batch(trusted, min(WARM_CALLS[-1], calls))
             empty = self.batch(trusted, 0).wall
@@ -139,8 +146,6 @@ class Bed:
                 contest.times[name].batches.append(self.batch(name, calls, collects))
             if trapping is None:
                 contest.empty.append(empty)
-        if trap is not None:
-            self.failures += trap.failures()
         if self.suspect is not None:
             contest.times[self.suspect].charge(contest.times[trusted].collect)
         return contest

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -121,8 +123,8 @@ class ReLU(nn.Module):
     call(runner, site, (torch.randn(3, 8),))
     runner.stop()
     before = process.cpu_seconds(runner.pid)
-    torch.randn(1 << 20).sum()
-    assert process.cpu_seconds(runner.pid) == before
+    time.sleep(0.1)
+    assert process.cpu_seconds(runner.pid) - before < 1e-3  # the system may book what ran before a little late
 
 
 def test_outputs_that_do_not_fit_are_described_without_contents(lent):
