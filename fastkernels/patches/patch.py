@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -42,6 +42,7 @@ class Patch:
         self.model, self.mode = model, mode
         self._recognition, self._decisions, self._candidates = recognition, decisions, candidates
         self._installer, self._seconds = installer, seconds
+        self._when_undone: Callable[[], None] | None = None
 
     @property
     def report(self) -> Report:
@@ -71,6 +72,9 @@ class Patch:
             PatchError: somebody patched on top; nothing is undone. Undo theirs first.
         """
         self._installer.undo()
+        told, self._when_undone = self._when_undone, None
+        if told is not None:
+            told()
 
     def __enter__(self) -> Self:
         return self
@@ -140,8 +144,8 @@ def patch(
     if not isinstance(model, nn.Module):
         from fastkernels.serving.vllm_live import live_model  # engines are not imported unless one is given
 
-        with live_model(model) as module:
-            return patch(
+        with live_model(model) as (module, forget):
+            result = patch(
                 module,
                 candidates,
                 mode=mode,
@@ -150,6 +154,8 @@ def patch(
                 verify=verify,
                 lowering=lowering,
             )
+        result._when_undone = forget
+        return result
     if any(t.is_meta for t in model.parameters()):
         raise PatchError(f"{type(model).__name__} has parameters without values (meta device): load it, or plan() it.")
     return _prepare(

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from torch import nn
 
 from fastkernels.errors import PatchError
-from fastkernels.patches.dispatch import dispatchers
 
 BEFORE = "set FASTKERNELS_CANDIDATES in the environment before the engine starts"
 
 
 @contextmanager
-def live_model(engine: Any) -> Iterator[nn.Module]:
-    """The model of an in-process ``vllm.LLM``, in the context that its modules need around a call outside a step.
+def live_model(engine: Any) -> Iterator[tuple[nn.Module, Callable[[], None]]]:
+    """The model of an in-process ``vllm.LLM``, in the context that its modules need around a call outside a step; and
+    what is to be called when a patch that was made in it has been undone.
 
-    Keys and values in the engine's caches are forgotten when a patch is made in it, and again when that is undone:
-    later answers would be made from the other's. Requests that are under way are computed again.
+    That forgets keys and values in the engine's caches, as is done here before: later answers would be made from the
+    other's. Requests that are under way are computed again.
 
     Raises:
         PatchError: it is no such engine, its model is in another process, or is compiled or captured.
@@ -48,22 +47,10 @@ def live_model(engine: Any) -> Iterator[nn.Module]:
         )
     from fastkernels.patches.vllm.context import call_context
 
-    model = worker.get_model()
-    _forget(engine)
-    before = {id(dispatcher) for _, dispatcher in dispatchers(model)}
+    def forget() -> None:
+        engine.reset_prefix_cache(reset_running_requests=True)
+        engine.llm_engine.reset_encoder_cache()
+
+    forget()
     with call_context(config):
-        yield model
-    for _, dispatcher in dispatchers(model):
-        if id(dispatcher) not in before:  # of this patch; undoing it retires each of its own
-            vars(dispatcher)["retire"] = partial(_retire, dispatcher.retire, engine)
-            break
-
-
-def _retire(retire: Callable[[], None], engine: Any) -> None:
-    retire()
-    _forget(engine)
-
-
-def _forget(engine: Any) -> None:
-    engine.reset_prefix_cache(reset_running_requests=True)
-    engine.llm_engine.reset_encoder_cache()
+        yield worker.get_model(), forget

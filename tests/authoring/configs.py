@@ -14,6 +14,14 @@ DECODER = {
     "vocab_size": 67,
     "rms_norm_eps": 1e-5,
 }
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 16,
+    "patch_size": 4,
+}
 TINY = {
     "llama": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **DECODER},
     "mixtral": {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 4, **DECODER},
@@ -41,21 +49,8 @@ TINY = {
     "vit": {
         "architectures": ["ViTForImageClassification"],
         "model_type": "vit",
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "image_size": 16,
-        "patch_size": 4,
+        **VISION,
     },
-}
-VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 16,
-    "patch_size": 4,
 }
 # Of further kinds, each with something that the five have not.
 MORE = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from tests.engines.two_ranks import in_two_processes
 from tests.serving.candidates import norm
 
 SECONDS = 120  # of both processes together; importing torch takes long where the machine is busy
@@ -64,14 +64,7 @@ def told(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     norm(folder / "right")
     norm(folder / "other", before="# another file\n")
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=rank_of_two, args=(i, folder, ("right", "other", "silent"))) for i in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(SECONDS)
-        if process.is_alive():
-            process.kill()
+    in_two_processes(rank_of_two, [(folder, ("right", "other", "silent"))] * 2, seconds=SECONDS)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

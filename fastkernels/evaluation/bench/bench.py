@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fastkernels.errors import EvaluationError
-from fastkernels.evaluation.bench.benched import bench_task
+from fastkernels.evaluation.bench.benched import bench_task, offered
 from fastkernels.evaluation.bench.fork_server import ForkServer
 from fastkernels.evaluation.bench.pool import Options
 from fastkernels.evaluation.bench.result import BenchResult, CaseResult, Mode
@@ -91,7 +91,7 @@ def bench(
         baselines={n: tuple(_baselines(n, given)) for n, given in (baselines or {}).items()},
     )
     captured = _captured(captures, chosen) if captures is not None else {}
-    without = _without_cases(chosen, options, captured if captures is not None else None)
+    without = _without_cases(chosen, options, captured)
     digest = hashlib.sha256("".join(s.digest for c in chosen for s in (c, *c.parts)).encode()).hexdigest()[:12]
     found: list[CaseResult] = []
 
@@ -174,23 +174,16 @@ def _dtypes(given: Iterable[torch.dtype | str] | None, device: torch.device) -> 
     return tuple(found)
 
 
-def _without_cases(
-    chosen: Sequence[Source], options: Options, captured: Mapping[str, Sequence[Case]] | None
-) -> list[str]:
+def _without_cases(chosen: Sequence[Source], options: Options, captured: Mapping[str, Sequence[Case]]) -> list[str]:
     """Notes on tasks that no case is left of.
 
     Raises:
         EvaluationError: none has one, or a name that was asked for is no case's.
     """
-    given = {
-        s.task: [c.name for c in get_task(s.task).cases() if c.production == options.production]
-        if captured is None
-        else [c.name for c in captured[s.task]]
-        for s in chosen
-    }
+    given = {s.task: [c.name for c in offered(get_task(s.task), options, captured.get(s.task))] for s in chosen}
     names = {name for all_names in given.values() for name in all_names}
     missing = sorted((options.cases or frozenset()) - names)
-    kind = "captured" if captured is not None else "production" if options.production else "small"
+    kind = "captured" if captured else "production" if options.production else "small"
     if missing or not names:
         asked = f"no {kind} case is named {', '.join(missing)}" if missing else f"there is no {kind} case"
         there = f" There are {', '.join(sorted(names))}." if names else ""

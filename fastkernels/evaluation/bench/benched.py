@@ -32,8 +32,13 @@ from fastkernels.evaluation.bench.timed import Bed
 from fastkernels.evaluation.bench.times import Contest
 from fastkernels.evaluation.bench.watched import watched
 from fastkernels.tasks import get_task
-from fastkernels.tasks.task import Case
+from fastkernels.tasks.task import Case, Task
 from fastkernels.tasks.tensors import tensors
+
+
+def offered(task: Task, options: Options, captured: Iterable[Case] | None = None) -> list[Case]:
+    """The cases of which the options choose by name: the captured ones, or those of the task, small or large."""
+    return list(captured) if captured is not None else [c for c in task.cases() if c.production == options.production]
 
 
 def bench_task(
@@ -50,8 +55,7 @@ def bench_task(
     ``on_case`` is told of each when it ends; that no case launched what the candidate brings is only known at the last.
     """
     task = get_task(source.task)
-    given = list(captured) if captured is not None else [c for c in task.cases() if c.production == options.production]
-    chosen = [c for c in given if options.cases is None or c.name in options.cases]
+    chosen = [c for c in offered(task, options, captured) if options.cases is None or c.name in options.cases]
     with contextlib.ExitStack() as stack:
         pool = Pool(source, task, server, options, stack)
         found = []

@@ -20,19 +20,20 @@ def built(
     parameters: Mapping[str, torch.Tensor],
     within: str = "",
     resolve: Resolver | None = None,
-) -> nn.Module:
+) -> tuple[nn.Module, list[str]]:
     """``cls(**init)`` on ``device`` in ``dtype``, whose parameters are the tensors given, not copies of them.
 
     Task interfaces that it holds become the candidates that ``resolve`` names, as where it is deployed; those of the
-    task ``within``, which it implements itself, stay.
+    task ``within``, which it implements itself, stay. Also returns the tasks of those that stand inside it then.
 
     Raises:
         ValueError: it has other parameters, or of other shapes.
     """
     with torch.device(device):
         module = cls(**init)
+    placed = []
     if resolve is not None:
-        substitute(module, resolve, device=device, within=frozenset({within}))
+        placed = substitute(module, resolve, device=device, within=frozenset({within}))
     module = module.to(dtype).eval()
     own = dict(module.named_parameters())
     if set(own) != set(parameters):
@@ -44,4 +45,4 @@ def built(
         own[name].requires_grad_(False)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what the constructor made, in float32
-    return module
+    return module, sorted({candidate.task.name for _, candidate in placed})

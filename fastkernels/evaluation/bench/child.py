@@ -143,16 +143,15 @@ class Harness:
         if refusal is not None:
             raise Refused("SKIPPED", refusal)
         self.init, self.dtype, self.parameters = init, dtype, parameters
-        self.parts.inside.clear()
         try:
-            module = self._built(self.candidate.cls, functools.partial(self.parts.candidate, dtype=dtype))
+            module, inside = self._built(self.candidate.cls, functools.partial(self.parts.candidate, dtype=dtype))
         except BaseException as error:
             traceback.print_exc()
             raise Refused("BUILD_ERROR", f"{type(error).__name__}: {error}"[:1000]) from error
         self.module = module
         # Its forward, which a task's interface names; a __call__ or hooks of its own are no part of that.
         self.forward = self._compiled(module) if self.compiled else module.forward
-        return sorted(self.parts.inside)
+        return inside
 
     def call(self, *, places: Any, outputs: list[Place]) -> dict[str, Any]:
         """One call on the arguments at ``places``, in poisoned memory; the outputs go to the parent's memory."""
@@ -219,7 +218,7 @@ class Harness:
         """What a call runs, and whether that is what the reference runs. Leaves a profiler's mark on the process."""
         self._unfreeze()
         arguments = self._arguments(places)
-        reference = self._built(self.task.interface)
+        reference, _ = self._built(self.task.interface)
         found = observed(self.forward, reference, arguments, device=self.device, libraries=self.libraries)
         for kernels in ("brings", "own"):  # those of the candidates inside are judged where these are
             found[kernels] = [name for name in found[kernels] if name not in self.parts.brings]
@@ -263,7 +262,7 @@ class Harness:
         self.module = self.forward = self.compiled_forward = self.timed_forward = None
         self.slots, self.kept = [], []
 
-    def _built(self, cls: type[nn.Module], resolve: Resolver | None = None) -> nn.Module:
+    def _built(self, cls: type[nn.Module], resolve: Resolver | None = None) -> tuple[nn.Module, list[str]]:
         return built(
             cls,
             self.init,

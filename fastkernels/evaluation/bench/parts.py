@@ -14,12 +14,11 @@ from fastkernels.tasks.task import Task
 
 
 class Parts:
-    """Loads each when one of its task is wanted. ``inside`` names the tasks of those that stand there; ``brings`` are
-    kernels that came with them: they are judged where their own candidates are."""
+    """Loads each when one of its task is wanted. ``brings`` are kernels that came with them: they are judged where
+    their own candidates are."""
 
     def __init__(self, sources: Mapping[str, Mapping[str, Any]], *, device: torch.device) -> None:
         self.brings: set[str] = set()
-        self.inside: set[str] = set()
         self._sources, self._device = sources, device
         self._loaded: dict[str, Candidate] = {}
 
@@ -37,7 +36,4 @@ class Parts:
             self.brings |= set(brought(self._device, set())) - before
         found = self._loaded[task.name]
         refused = found.supports.refusal(device=self._device, dtype=dtype, facts=facts)
-        if refused is not None or found.cls is task.interface:
-            return None
-        self.inside.add(task.name)
-        return found
+        return None if refused is not None or found.cls is task.interface else found

@@ -173,11 +173,3 @@ class Trap:
         if drawn is None:
             return False
         return not judge_drawn(drawn, got, None, task=site.task, dtype=site.dtype).failures
-
-
-def trapped(bed: Bed, name: str) -> list[Failure]:
-    """As many traps in a row as it takes to know."""
-    trap = Trap(bed, name)
-    while trap.wanted:
-        trap.spring()
-    return trap.failures()

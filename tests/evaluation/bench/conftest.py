@@ -12,10 +12,12 @@ import torch
 from fastkernels.evaluation.bench.benched import bench_task
 from fastkernels.evaluation.bench.fork_server import ForkServer
 from fastkernels.evaluation.bench.pool import Options
-from fastkernels.evaluation.bench.result import CaseResult
+from fastkernels.evaluation.bench.result import CaseResult, Failure
 from fastkernels.evaluation.bench.runner import Runner
 from fastkernels.evaluation.bench.site import Memory, Site
 from fastkernels.evaluation.bench.source import Source
+from fastkernels.evaluation.bench.timed import Bed
+from fastkernels.evaluation.bench.trap import Trap
 from fastkernels.tasks import get_task
 
 CPU = torch.device("cpu")
@@ -77,3 +79,11 @@ def lent(server: ForkServer, memory: Memory, written: Callable[..., Source]) -> 
 
 def codes(result: CaseResult) -> set[str]:
     return {failure.code for failure in result.failures}
+
+
+def trapped(bed: Bed, name: str) -> list[Failure]:
+    """As many traps in a row as it takes to know."""
+    trap = Trap(bed, name)
+    while trap.wanted:
+        trap.spring()
+    return trap.failures()

@@ -14,11 +14,10 @@ from fastkernels.evaluation.bench.poison import poison_free_memory
 from fastkernels.evaluation.bench.runner import Runner
 from fastkernels.evaluation.bench.site import Memory, Site
 from fastkernels.evaluation.bench.timed import Bed
-from fastkernels.evaluation.bench.trap import trapped
 from fastkernels.tasks import get_task
 from fastkernels.tasks.L1.relu import ReLU
 from fastkernels.tasks.L1.rms_norm import RMSNorm, Witness
-from tests.evaluation.bench.conftest import codes
+from tests.evaluation.bench.conftest import codes, trapped
 from tests.evaluation.bench.test_timed import HONEST, PUTS_OFF, READS_AHEAD
 
 pytestmark = pytest.mark.gpu

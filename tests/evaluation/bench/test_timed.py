@@ -11,9 +11,8 @@ from fastkernels.evaluation.bench.ring import Ring
 from fastkernels.evaluation.bench.site import Site
 from fastkernels.evaluation.bench.timed import Bed
 from fastkernels.evaluation.bench.times import Times
-from fastkernels.evaluation.bench.trap import trapped
 from fastkernels.tasks import get_task
-from tests.evaluation.bench.conftest import codes
+from tests.evaluation.bench.conftest import codes, trapped
 
 BY_POINTER = """
 SEEN = {}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import socket
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from tests.engines.two_ranks import in_two_processes
 
 SECONDS = 150  # of both processes together; importing the engine takes up to 40 where the machine is busy
 
@@ -18,15 +19,8 @@ def on_two_ranks(path: Path, folder: Path, tasks: set[str]) -> list[dict[str, An
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
     files = [folder / f"rank{rank}.json" for rank in range(2)]
-    ranks = [context.Process(target=rank_of_two, args=(i, path, port, file, tasks)) for i, file in enumerate(files)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(SECONDS)
-        if process.is_alive():
-            process.kill()
+    in_two_processes(rank_of_two, [(path, port, file, tasks) for file in files], seconds=SECONDS)
     return [json.loads(file.read_text()) for file in files]
 
 
