@@ -159,25 +159,9 @@ MORE = {
         "vocab_size": 67,
     },
 }
-# Published sizes; the others are packaged.
-MIXTRAL_8X7B = {
-    "architectures": ["MixtralForCausalLM"],
-    "model_type": "mixtral",
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "num_local_experts": 8,
-    "num_experts_per_tok": 2,
-    "max_position_embeddings": 32768,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 1e6,
-    "dtype": "bfloat16",
-}
 PACKAGED = {
     "llama": "llama-3.1-8b",
+    "mixtral": "mixtral-8x7b",
     "gemma": "gemma-2-9b",
     "whisper": "whisper-large-v3",
     "vit": "vit-large-patch16-224",

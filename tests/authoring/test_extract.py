@@ -14,7 +14,7 @@ from fastkernels.authoring.model import describe_model
 from fastkernels.cli.main import app
 from fastkernels.errors import EvaluationError
 from fastkernels.patches.recognise import adapters_for, recognise
-from tests.authoring.configs import MIXTRAL_8X7B, MORE, PACKAGED, TINY, tiny, written
+from tests.authoring.configs import MORE, PACKAGED, TINY, tiny, written
 
 # What must be found in each, among other things: tasks by name, imported modules by class.
 HOLDS = {
@@ -213,11 +213,7 @@ def test_the_command_prints_a_row_a_file_and_writes_them(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_every_file_of_a_published_model_equals_the_live_module(name, tmp_path):
-    if name == "mixtral":
-        config = written(MIXTRAL_8X7B, tmp_path / "mixtral-8x7b.json")
-    else:
-        config = PACKAGED[name]
-    found = extract(config, tmp_path / "out", check=True)
+    found = extract(PACKAGED[name], tmp_path / "out", check=True)
     assert found.left_out == {} and found.unequal == ()
     assert {f.what for f in found.files} >= HOLDS[name]
 

@@ -15,6 +15,7 @@ LLAMA = CHECKOUT / "models" / "stdlib-llama"
 PUBLISHED = {  # parameters, as counted from the published checkpoints
     "llama-3.1-8b": 8_030_261_248,
     "qwen3-30b-a3b": 30_532_122_624,
+    "mixtral-8x7b": 46_702_792_704,
     "bge-m3": 567_754_752,
     "mistral-7b-v0.3": 7_248_023_552,
     "gemma-2-9b": 9_241_705_984,
