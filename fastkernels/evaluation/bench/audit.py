@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import site
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ BUILDERS = frozenset({
 FOREIGN_MEMORY = re.compile(r"^/proc/[^/]+/(task/[^/]+/)?(mem|maps|pagemap|environ|fd/.*|fdinfo/.*)$")
 TRACING = frozenset({
     "ptrace", "process_vm_readv", "process_vm_writev", "prctl", "mprotect", "kill", "setitimer", "clock_settime",
-    "pidfd_getfd", "dup2", "syscall", "PyEval_SetProfile", "PyEval_SetTrace", "PyEval_GetFrame", "PyEval_GetLocals",
+    "pidfd_getfd", "dup2", "syscall", "fork", "vfork", "clone", "posix_spawn", "sched_setaffinity", "setpriority",
+    "PyEval_SetProfile", "PyEval_SetTrace", "PyEval_GetFrame", "PyEval_GetLocals",
 })  # fmt: skip
 SOCKETS = ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.gethostbyname", "urllib.Request")
 PROBES = ("gc.get_objects", "gc.get_referrers", "gc.get_referents", "sys._getframe", "sys._current_frames",
@@ -26,6 +29,7 @@ PROBES = ("gc.get_objects", "gc.get_referrers", "gc.get_referents", "sys._getfra
 FRAMES = frozenset({"tb_frame", "gi_frame", "cr_frame", "ag_frame"})  # attributes by which callers are found
 MOVES = ("os.rename", "os.link", "os.symlink", "os.remove", "os.truncate")
 ASKS = ("-q", "--query", "-L", "--list", "--format", "--help", "--version", "-i", "--id")  # nvidia-smi only reads with
+DRIVER_SETS = "nvmlDeviceSet"  # how names of what changes a GPU's clocks, power and modes begin
 MOST_EVENTS = 20
 WRITES = ("w", "a", "x", "+")
 
@@ -36,9 +40,11 @@ class Audit:
     def __init__(self) -> None:
         self.events: list[str] = []
         self._inside = False
+        self._own = os.devnull
 
     def install(self) -> None:
         """From now on; ``events`` is what the candidate did."""
+        self._own = os.path.dirname(os.environ.get("TRITON_CACHE_DIR", os.devnull))
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -57,11 +63,11 @@ class Audit:
             path, mode, flags = _path(arguments[0]), str(arguments[1] or ""), arguments[2] or 0
             if FOREIGN_MEMORY.match(path) and _by_candidate(3):
                 return f"opened {path}"
-            if (any(w in mode for w in WRITES) or flags & WRITING) and _imported_by_others(path):
+            if (any(w in mode for w in WRITES) or flags & WRITING) and self._anothers(path):
                 return f"wrote to {path}"
         elif event in MOVES:
             # By filter: a comprehension may be a frame of its own, and frames are counted.
-            changed = next(filter(_imported_by_others, map(_path, arguments[:2])), None)
+            changed = next(filter(self._anothers, map(_path, arguments[:2])), None)
             if changed is not None:
                 return f"{event} of {changed}"
         elif event == "object.__getattr__":
@@ -79,8 +85,9 @@ class Audit:
                 return f"{event}{arguments}"
         elif event in SOCKETS:
             return f"{event} {arguments[1:2]}"
-        elif event == "ctypes.dlsym" and str(arguments[1]) in TRACING and _by_candidate(3):
-            return f"looked up {arguments[1]}"
+        elif event == "ctypes.dlsym" and _by_candidate(3):
+            if str(arguments[1]) in TRACING or str(arguments[1]).startswith(DRIVER_SETS):
+                return f"looked up {arguments[1]}"
         elif event in PROBES and _by_candidate(3, through=("inspect.py", "traceback.py")):
             return f"called {event}"
         elif event in ("compile", "code.__new__") and _by_candidate(3, through=()):
@@ -88,6 +95,15 @@ class Audit:
             if name.startswith((OURS, STANDARD)) or "-packages" in name:
                 return f"compiled code in the name of {name}"
         return None
+
+    def _anothers(self, path: str) -> bool:
+        """Whether others rely on what lies there: the library; and where the candidate's own file is at work, installed
+        packages, modules, the bench's other folders and what is built for all, for packages may write to their own."""
+        if path.startswith(OURS):
+            return True
+        module = path.endswith(MODULES) and os.path.dirname(path) in ON_PATH
+        cache = path.startswith(TEMPORARY) and not path.startswith(self._own)
+        return (module or cache or path.startswith(SHARED)) and _by_candidate(4)
 
 
 def _by_candidate(depth: int, through: tuple[str, ...] | None = None) -> bool:
@@ -109,13 +125,16 @@ def _path(given: Any) -> str:
     return os.path.abspath(os.fsdecode(given)) if isinstance(given, (str, bytes)) else str(given)
 
 
-def _imported_by_others(path: str) -> bool:
-    """Whether others import what lies there: the library; and where the candidate's own file is at work, installed
-    packages and the standard library, for these may write into their own folders."""
-    return path.startswith(OURS) or (path.startswith(INSTALLED) and _by_candidate(4))
-
-
 _frame = sys._getframe
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
-INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+ON_PATH = frozenset(map(os.path.abspath, sys.path))
+MODULES = (".py", ".pyc", ".pth", ".so")
+TEMPORARY = os.path.join(tempfile.gettempdir(), "fastkernels-")
+BUILT = ("~/.cache/torch_extensions", "~/.cache/flashinfer", "~/.cache/vllm", "~/.triton", "~/.deep_gemm")
+SHARED = (
+    *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")},
+    site.getusersitepackages(),
+    *(os.path.expanduser(folder) for folder in BUILT),
+    os.path.abspath(os.environ.get("TORCH_EXTENSIONS_DIR", os.devnull)),
+)
 STANDARD = str(Path(re.__file__).resolve().parents[1])

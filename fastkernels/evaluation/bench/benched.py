@@ -135,7 +135,10 @@ class _Case:
                 with self._clocked("watched"):
                     self._watched(site)
             if not self.state.failures and found.draws:
-                self._timed(site, contestants, found)
+                try:
+                    self._timed(site, contestants, found)
+                except RunnerFailed as error:  # what it did to others is still to be asked
+                    self._fail(error.code, "timed calls", error.detail)
             self._tampered()
         finally:
             self.suspect.stop()
@@ -145,7 +148,7 @@ class _Case:
         for line in self.suspect.tampered() if self.suspect.alive and not self.options.self_test else []:
             if line not in known:
                 self._fail("TAMPERED", "the process", line)
-        for line in [*self.pool.outside(), *(f"left {name} behind" for name in self.pool.strays())]:
+        for line in self.pool.disturbed():
             self._fail("TAMPERED", "the system", line)
 
     def _watched(self, site: Site) -> None:
@@ -203,13 +206,13 @@ class _Case:
 
     def _contest(self, site: Site, contestants: Contestants, found: Judged, mode: Mode) -> Contest | None:
         """The times of all that take ``mode``; None where the candidate does not, or nobody else."""
-        if not self.suspect.alive:  # it was ended after a mode that it did not take
-            self.suspect = contestants.lend(self.source, "candidate")
         others = contestants.runners()
+        if not self.suspect.alive:  # it was ended after a mode that it did not take, or to make room
+            self.suspect = contestants.lend(self.source, "candidate")
         if mode == "compiled":  # which takes seconds each: the compiled reference stands for all, where there is one
             others = {s.name: others[s.name] for s in contestants.sources if s.compiled and s.name in others} or others
         runners = {**others, CANDIDATE: self.suspect}
-        bed = Bed(site, runners, suspect=CANDIDATE, judged=found, mode=mode)
+        bed = Bed(site, runners, suspect=CANDIDATE, judged=found, mode=mode, disturbed=self.pool.disturbed)
         try:
             estimates = bed.estimates()
             if mode == "eager":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fastkernels.evaluation.bench.judge import judge_drawn
 from fastkernels.evaluation.bench.judged import Judged
 from fastkernels.evaluation.bench.pool import Pool, Role
-from fastkernels.evaluation.bench.replies import RunnerFailed
+from fastkernels.evaluation.bench.replies import RunnerFailed, starved
 from fastkernels.evaluation.bench.runner import Runner
 from fastkernels.evaluation.bench.site import Site
 from fastkernels.evaluation.bench.source import Source
@@ -76,8 +76,10 @@ class Contestants:
                 return self.lend(source, "baseline")
             except RunnerFailed as error:
                 told = error.brief
-                if error.code == "CRASH" and attempt + 1 < ATTEMPTS:
-                    continue  # by whomever: once more in a new process
+                if starved(error):
+                    self.pool.end_candidate()  # it may hold what is missing
+                if (starved(error) or error.code == "CRASH") and attempt + 1 < ATTEMPTS:
+                    continue  # by whomever: once more, in a new process if it died
                 self.pool.failed(source, error, began)
                 break
         self.notes.append(f"baseline {source.name}: {told or ''}")

@@ -117,7 +117,7 @@ class ForkServer:
         """
         if self._process is None:
             return []
-        known = self._forked | {d for pid in self._forked for d in process.descendants(pid)}
+        known = self._forked.union(process.descendants(*self._forked))
         found = [pid for pid in process.descendants(self._process.pid) if pid not in known]
         names = [process.name(pid) for pid in found if process.session(pid) not in trusted]
         for pid in found:

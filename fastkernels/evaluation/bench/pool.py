@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from fastkernels.evaluation.bench import process
 from fastkernels.evaluation.bench.fork_server import ForkServer
 from fastkernels.evaluation.bench.replies import RunnerFailed
 from fastkernels.evaluation.bench.result import Mode
@@ -112,10 +113,21 @@ class Pool:
             for done in [threads.submit(load, s, r) for s, r in forked]:
                 done.result()
 
+    def end_candidate(self) -> None:
+        """Ends the candidate's process; the next ``runner`` has another."""
+        found = self._running.pop((self.source.name, "candidate"), None)
+        if found is not None:
+            found.close()
+            process.ended(found.pid)
+
     def failed(self, source: Source, error: RunnerFailed, began: float) -> None:
         """Notes a baseline's failure; ``began`` is of ``time.monotonic``. The hopeless are not tried again."""
         if error.code in HOPELESS or time.monotonic() - began > SLOW_SECONDS:
             self.hopeless[source.name] = error.brief
+
+    def disturbed(self) -> list[str]:
+        """What the candidate did to the processes beside it, and started: the system says so, not its process."""
+        return [*self.outside(), *(f"left {name} behind" for name in self.strays())]
 
     def outside(self) -> list[str]:
         """What was changed about the processes from outside them; those are not used again.

@@ -12,7 +12,10 @@ from pathlib import Path
 STOP_SECONDS = 5.0
 POLL_SECONDS = 2e-5
 SESSION = 3  # its place in /proc/PID/stat, counted from the state
+RESIDENT, SHARED = 1, 2  # their places in /proc/PID/statm
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 CPUCLOCK_SCHED = 2  # with a process's number, Linux's name for the CPU clock of that process (clock_getcpuclockid)
+BINDING = frozenset({"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"})  # each thread to its CPU
 LIMITS = sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")})
 
 
@@ -37,13 +40,25 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def privileges(pid: int) -> tuple[object, ...]:
-    """What decides how much of the machine a process gets: niceness, scheduler, the CPUs it may use, its limits."""
+def privileges(pid: int, *, threads: bool = False) -> tuple[object, ...]:
+    """What decides how much of the machine a process gets: niceness, scheduler, the CPUs it may use, its limits and
+    control groups. With ``threads`` those of each of its threads, which are alike until somebody changes them."""
     try:
         limits = tuple(resource.prlimit(pid, which) for which in LIMITS)
-        cpus = tuple(sorted(os.sched_getaffinity(pid)))
-        return os.getpriority(os.PRIO_PROCESS, pid), os.sched_getscheduler(pid), cpus, limits
+        groups = Path(f"/proc/{pid}/cgroup").read_text()
+        alike = threads and not BINDING.intersection(os.environ)
+        tasks = [int(t) for t in os.listdir(f"/proc/{pid}/task")] if alike else [pid]
+        return frozenset(filter(None, map(_scheduling, tasks))), limits, groups
     except (OSError, AttributeError):
+        return ()
+
+
+def _scheduling(task: int) -> tuple[object, ...]:
+    """Of a thread, or of a process's first; empty where it is gone."""
+    try:
+        cpus = tuple(sorted(os.sched_getaffinity(task)))
+        return os.getpriority(os.PRIO_PROCESS, task), os.sched_getscheduler(task), cpus
+    except ProcessLookupError:
         return ()
 
 
@@ -76,8 +91,8 @@ def ended(pid: int, seconds: float = STOP_SECONDS) -> bool:
     return True
 
 
-def descendants(pid: int) -> list[int]:
-    """Living processes that the process started, directly or not."""
+def descendants(*pids: int) -> list[int]:
+    """Living processes that one of these started, directly or not."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -85,12 +100,26 @@ def descendants(pid: int) -> list[int]:
             if fields and fields[0] != "Z":
                 children.setdefault(int(fields[1]), []).append(int(entry))
     found: list[int] = []
-    waiting = [pid]
+    waiting = list(pids)
     while waiting:
         below = children.get(waiting.pop(), [])
         found += below
         waiting += below
     return found
+
+
+def memory_bytes(pid: int) -> int:
+    """Memory of its own that the process holds, what it shares with others left out; 0 where it is gone."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()
+        return (int(pages[RESIDENT]) - int(pages[SHARED])) * PAGE_BYTES
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def machine_bytes() -> int:
+    """Memory of the whole machine."""
+    return os.sysconf("SC_PHYS_PAGES") * PAGE_BYTES
 
 
 def cpu_seconds(pid: int) -> float:

@@ -13,6 +13,7 @@ from fastkernels.evaluation.bench.shared import Place
 
 HACKS = frozenset({"TAMPERED", "FORGED"})  # counted in whatever mode they are seen
 BRIEF_CHARACTERS = 160
+NO_ROOM = ("out of memory", "can't allocate memory", "Cannot allocate memory", "MemoryError")  # torch's words for it
 
 
 class RunnerFailed(EvaluationError):
@@ -26,6 +27,11 @@ class RunnerFailed(EvaluationError):
     def brief(self) -> str:
         """The first line of ``detail``, for a note."""
         return self.detail.partition("\n")[0][:BRIEF_CHARACTERS]
+
+
+def starved(error: RunnerFailed) -> bool:
+    """Whether it failed for want of memory, which another may hold."""
+    return any(words in error.detail for words in NO_ROOM)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,13 +97,16 @@ class Ring:
         """The contents of a few slots."""
         return [self.contents(slot) for slot in range(min(self.slots, DRAWS))]
 
-    def scribble(self) -> None:
-        """Makes every input useless: what was not computed by now can no longer be computed."""
-        for where in self.blocks:
-            if where.dtype.is_floating_point:
-                self.arena.view(where).fill_(float("nan"))
-            else:
-                self.arena.view(where).zero_()
+    def scribble(self, slot: int | None = None) -> None:
+        """Makes every input, or those of one slot, useless: what was not computed by now can no longer be computed."""
+        leaves = self.blocks if slot is None else pytree.tree_leaves(self.places[slot])
+        for where in (leaf for leaf in leaves if isinstance(leaf, Place)):
+            stored = where if slot is None else replace(where, shape=(where.span,), stride=(1,))
+            self.arena.view(stored).fill_(float("nan") if where.dtype.is_floating_point else 0)
+
+    def write(self, slot: int, contents: Any) -> None:
+        """Gives one slot the ``contents`` of another."""
+        self.arena.write(self.places[slot], contents)
 
     def _slot(self, tree: Any, starts: list[tuple[int, int]], index: int) -> Any:
         counter = iter(starts)

@@ -49,7 +49,7 @@ class Runner:
         self._server = server
         self._child = server.fork()
         self._stopped = False
-        self._privileges = process.privileges(self.pid)
+        self._privileges = self._granted()
         self.seconds = self.collected = 0.0
 
     @property
@@ -160,7 +160,7 @@ class Runner:
         """What the system says, unasked of the child, that it changed: its priority, its CPUs, processes beside it,
         of which it may have none if ``alone``."""
         found = []
-        if process.privileges(self.pid) != self._privileges:
+        if self._granted() != self._privileges:
             found.append(f"the priority, scheduler, CPUs or limits of the process of {self.source.name} were changed")
         beside = process.descendants(self.pid) if alone else []
         if beside:
@@ -168,6 +168,9 @@ class Runner:
         for pid in beside:
             process.kill(pid)
         return found
+
+    def _granted(self) -> tuple[object, ...]:
+        return process.privileges(self.pid, threads=self.device.type == "cpu")
 
     def stop(self) -> None:
         """Halts the child: it does not see contents change, and costs the others nothing."""

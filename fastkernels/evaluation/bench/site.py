@@ -23,6 +23,7 @@ from fastkernels.tasks.tensors import tensors
 GROWTH = 1.5  # of an arena that is too small
 DRAWS = 4  # of the case, on which the contents of timed calls are based
 JITTER = (0.75, 1.25)  # what refreshed values are multiplied by: signs, zeros and infinities stay
+OUTLIER = 4.0  # times a parameter's rms, by which a single element grows: enough to be seen in the outputs
 PART_SHIFTS = (3, 4, 5, 6, 7, 8)  # of a parameter's elements, halved so many times, are refreshed at once
 
 
@@ -81,6 +82,7 @@ class Site:
         self.originals = {name: p.detach().clone() for name, p in self.values.items()}
         self.parameters, end = place({n: p.detach().contiguous() for n, p in self.values.items()})
         self._parameter_arena = memory.arena("parameters", end)
+        self._outliers: dict[str, int] = {}
         self.publish()
         bound = inspect.signature(task.interface).bind(**case.init)
         bound.apply_defaults()
@@ -95,19 +97,28 @@ class Site:
     def refresh(self, generator: torch.Generator) -> None:
         """New values in a part of each parameter, in the reference and behind the pointers that the children have.
 
-        Which part, and how large it is, is drawn: to see whether a parameter has changed all of it must be read.
+        Which part, and how large it is, is drawn, and mostly it is one element, made large: to see whether a
+        parameter has changed all of it must be read.
         """
         for name, value in self.values.items():
             if not value.is_floating_point() or not value.numel():
                 continue
-            old, new, shift = self.originals[name], value.data, 0
-            if new.is_contiguous():  # else all of it
-                old, new, shift = old.view(-1), new.view(-1), secrets.choice(PART_SHIFTS)
-            count = max(1, len(new) >> shift)
-            start = secrets.randbelow(len(new) - count + 1)
-            part = slice(start, start + count)
-            noise = torch.empty(new[part].shape, device=self.device).uniform_(*JITTER, generator=generator)
-            new[part] = old[part] * noise
+            old, flat = self.originals[name].reshape(-1), value.data.reshape(-1)  # copies where there are gaps
+            last = self._outliers.pop(name, None)
+            if last is not None:
+                flat[last] = old[last]
+            if secrets.randbelow(4):
+                at = self._outliers[name] = secrets.randbelow(len(flat))
+                rms = torch.linalg.vector_norm(old, dtype=torch.float32) / len(old) ** 0.5
+                flat[at] = old[at] + torch.copysign(OUTLIER * rms, old[at].float())
+            else:
+                count = max(1, len(flat) >> secrets.choice(PART_SHIFTS))
+                start = secrets.randbelow(len(flat) - count + 1)
+                part = slice(start, start + count)
+                noise = torch.empty(count, device=self.device).uniform_(*JITTER, generator=generator)
+                flat[part] = old[part] * noise
+            if not value.is_contiguous():
+                value.data.copy_(flat.view(value.shape))
         self.publish()
         self._referee = None
 

@@ -4,18 +4,20 @@ Only one child runs at a time; the others stand still. What a batch returned is 
 
 from __future__ import annotations
 
+import contextlib
 import random
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
 from fastkernels.errors import EvaluationError
+from fastkernels.evaluation.bench.bystander import Bystander
 from fastkernels.evaluation.bench.inputs import Drawn
 from fastkernels.evaluation.bench.judge import judge_drawn
 from fastkernels.evaluation.bench.judged import Judged, unlike_tensors
-from fastkernels.evaluation.bench.replies import HACKS, Batch, Called, RunnerFailed
+from fastkernels.evaluation.bench.replies import HACKS, Batch, Called, RunnerFailed, starved
 from fastkernels.evaluation.bench.result import Failure, Mode
 from fastkernels.evaluation.bench.ring import Ring
 from fastkernels.evaluation.bench.runner import Runner
@@ -47,9 +49,11 @@ class Bed:
         suspect: str | None,
         judged: Judged,
         mode: Mode = "eager",
+        disturbed: Callable[[], list[str]] = list,
     ) -> None:
         self.mode, self.notes = mode, list[str]()
         self.site, self.runners, self.suspect, self.judged = site, dict(runners), suspect, judged
+        self._bystander = Bystander(runners[suspect], disturbed) if suspect is not None else None
         self.chance = random.Random(secrets.randbits(64))
         self._generator = torch.Generator(device=site.device).manual_seed(secrets.randbits(62))
         self.may_scribble = not site.task.mutates and not any(judged.sharing)
@@ -123,7 +127,7 @@ class Bed:
         try:
             return [self.batch(name, calls) for calls in sizes]
         except RunnerFailed as error:
-            if name == self.suspect or error.code in HACKS:
+            if name == self.suspect or error.code in HACKS or starved(error):
                 raise
             self.notes.append(f"{name} left out of {self.mode} mode: {error.brief}")
             del self.runners[name]
@@ -147,7 +151,7 @@ class Bed:
             if trapping is None:
                 contest.empty.append(empty)
         if self.suspect is not None:
-            contest.times[self.suspect].charge(contest.times[trusted].collect)
+            contest.times[self.suspect].charge(contest.times[trusted])
         return contest
 
     def bind(self, slots: int) -> None:
@@ -156,11 +160,12 @@ class Bed:
             self.ring = Ring(self.site, slots)
         for name, runner in list(self.runners.items()):
             try:
-                runner.attach("counter", self.counter)
-                runner.attach("inputs", self.ring.arena)
-                runner.bind(self.ring.places, self.mode)
+                with self._turn(name):
+                    runner.attach("counter", self.counter)
+                    runner.attach("inputs", self.ring.arena)
+                    runner.bind(self.ring.places, self.mode)
             except RunnerFailed as error:
-                if self.mode == "eager" or not runner.alive:
+                if error.code in HACKS or (name == self.suspect and (self.mode == "eager" or not runner.alive)):
                     raise
                 self.notes.append(f"{name} takes no {self.mode} mode: {error.brief}")
                 del self.runners[name]
@@ -180,13 +185,7 @@ class Bed:
         runner = self.runners[name]
         self.renew(calls)
         slots = self.order(calls)
-        try:
-            batch = runner.timed(slots)
-        except RunnerFailed as error:
-            if name == self.suspect:
-                raise
-            code = "TAMPERED" if "SIGKILL" in error.detail else error.code  # nobody here sends one
-            raise RunnerFailed(code, f"while the baseline {name} was timed: {error.detail}") from error
+        batch = self.timed(name, slots)
         if times is not None:
             start = time.perf_counter()
             self._evict()  # work of this process: it waits for what the child's left on the device
@@ -195,7 +194,34 @@ class Bed:
         if times is not None:
             self._collect(name, slots, times)
             runner.stop()
+            if name == self.suspect and self._bystander is not None:
+                self._bystander.check()
         return batch
+
+    def timed(self, name: str, slots: Sequence[int], *, paced: bool = False) -> Batch:
+        """One batch of the contestant's over contents that are there, as ``Runner.timed``."""
+        with self._turn(name):
+            return self.runners[name].timed(slots, paced=paced)
+
+    @contextlib.contextmanager
+    def _turn(self, name: str) -> Iterator[None]:
+        """In which one contestant works. What a baseline does not do is told as its own: not scored, or TAMPERED where
+        it was killed, for nobody here does that.
+
+        Raises:
+            RunnerFailed: the contestant fails, or the suspect ran in another's turn.
+        """
+        if name == self.suspect:
+            yield
+            return
+        try:
+            with self._bystander.turn(self.runners[name]) if self._bystander else contextlib.nullcontext():
+                yield
+        except RunnerFailed as error:
+            if error.code == "TAMPERED":
+                raise
+            code = "TAMPERED" if "SIGKILL" in error.detail else "SKIPPED"
+            raise RunnerFailed(code, f"while the baseline {name} was timed: {error}") from error
 
     def order(self, calls: int) -> list[int]:
         """The slots of a batch: all of them, or in a shorter one the first."""
@@ -205,9 +231,14 @@ class Bed:
 
     def renew(self, calls: int | None = None) -> None:
         """New contents in all slots, or in those of a batch of so many calls, while every child stands still."""
-        self.site.refresh(self._generator)
+        self.refresh()
         self.ring.renew(first=calls)
         self._evict()
+
+    def refresh(self) -> None:
+        """New values in a part of each parameter."""
+        self.site.refresh(self._generator)
+        self.synchronize()
 
     def _collect(self, name: str, slots: list[int], times: Times) -> None:
         """All outputs of the batch, after its inputs were made useless; the parent then judges some of them."""
@@ -222,7 +253,8 @@ class Bed:
         ]
         runner = self.runners[name]
         outputs = self.site.outputs_for(runner, [self.like] * len(slots))
-        collected = runner.collect(slots, outputs)
+        with self._turn(name):
+            collected = runner.collect(slots, outputs)
         times.collect.append(collected.seconds)
         for pick, one in zip(picks, drawn, strict=True):
             self._judge_pick(one, collected.pick(pick))

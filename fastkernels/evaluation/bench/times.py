@@ -10,14 +10,15 @@ from fastkernels.evaluation.bench.replies import Batch
 from fastkernels.evaluation.bench.result import Failure, Timing
 from fastkernels.evaluation.statistics import median_ratio
 
-LATE_SLACK, LATE_SLACK_SECONDS = 1.1, 2e-4  # of handing over outputs: what two honest contestants may differ by
+# What two honest contestants may differ by: in handing over outputs, and in what a device does after the batch.
+LATE_SLACK, LATE_SLACK_SECONDS, DRAINED_SLACK_SECONDS = 1.1, 2e-4, 5e-5
 TOO_NOISY = 2.0  # upper over lower end of an interval
 
 
 @dataclass(kw_only=True)
 class Times:
     """One contestant's batches, one a round, the seconds that handing over their outputs took, and those that the
-    device took right after the batch for work of the parent's. ``late`` seconds a batch were left for the hand-over."""
+    device took right after the batch for work of the parent's. ``late`` seconds a batch were left for either."""
 
     batches: list[Batch] = field(default_factory=list)
     collect: list[float] = field(default_factory=list)
@@ -28,11 +29,11 @@ class Times:
         """Seconds of a call in each round: a batch less what a batch without calls takes, and what came late."""
         return [(max(b.wall - fixed, b.wall / 10) + self.late) / b.calls for b in self.batches]
 
-    def charge(self, usual: Sequence[float]) -> None:
-        """Counts in what handing over took longer than ``usual`` in the same round, where most rounds agree that it
-        did."""
-        longer = sorted(mine - LATE_SLACK * theirs for mine, theirs in zip(self.collect, usual, strict=True))
-        self.late = max(0.0, longer[len(longer) // 4] - LATE_SLACK_SECONDS)
+    def charge(self, usual: Times) -> None:
+        """Counts in what handing over took longer than in the same round of a trusted one, and what the device was busy
+        for longer after the batch, where most rounds agree that it did."""
+        self.late = _longer(self.collect, usual.collect, LATE_SLACK_SECONDS)
+        self.late += _longer(self.drained, usual.drained, DRAINED_SLACK_SECONDS)
 
     def timing(self, fixed: float) -> Timing:
         """Median and its interval."""
@@ -45,6 +46,12 @@ class Times:
             high=found.high,
             event_seconds=statistics.median(events) if events else None,
         )
+
+
+def _longer(mine: Sequence[float], theirs: Sequence[float], slack: float) -> float:
+    """Seconds by which three quarters of the rounds took longer at least, beyond the slack."""
+    longer = sorted(m - LATE_SLACK * t for m, t in zip(mine, theirs, strict=True))
+    return max(0.0, longer[len(longer) // 4] - slack)
 
 
 @dataclass(kw_only=True)

@@ -14,6 +14,7 @@ from fastkernels.evaluation.bench.poison import poison_free_memory
 from fastkernels.evaluation.bench.runner import Runner
 from fastkernels.evaluation.bench.site import Memory, Site
 from fastkernels.evaluation.bench.timed import Bed
+from fastkernels.evaluation.bench.times import Times
 from fastkernels.tasks import get_task
 from fastkernels.tasks.L1.relu import ReLU
 from fastkernels.tasks.L1.rms_norm import RMSNorm, Witness
@@ -136,3 +137,40 @@ def bound(server, written):
 def test_calls_that_do_the_work_of_others_are_trapped(bound, code, mode, wanted):
     bed = bound(code, mode, 256)
     assert {f.code for _ in range(3) for f in trapped(bed, "suspect")} == wanted
+
+
+# With the harness's own wait taken away, half a millisecond of work is left on another stream after each batch.
+LEAVES_WORK = """
+SIDE = None
+class ReLU(nn.Module):
+    calls = 0
+    def forward(self, x):
+        global SIDE
+        SIDE = SIDE or torch.cuda.Stream()
+        out = torch.relu(x)
+        ReLU.calls += 1
+        if ReLU.calls % 64 == 0:
+            torch.cuda.current_stream().synchronize()
+            try:
+                raise ValueError
+            except ValueError as error:
+                frame = error.__traceback__.tb_frame
+            while frame is not None:
+                if hasattr(frame.f_locals.get("self"), "_synchronize"):
+                    frame.f_locals["self"]._synchronize = torch.cuda.current_stream().synchronize
+                frame = frame.f_back
+            with torch.cuda.stream(SIDE):
+                torch.cuda._sleep(900_000)
+        return out
+"""
+
+
+@pytest.mark.parametrize(("code", "late"), [(HONEST, (0.0, 5e-5)), (LEAVES_WORK, (2e-4, 2e-3))])
+def test_what_a_device_still_does_after_the_clock_is_counted_in(bound, code, late):
+    trusted, mine = Times(), Times()
+    for other, times in ((HONEST, trusted), (code, mine)):
+        bed = bound(other, "eager", 64)
+        for _ in range(8):
+            bed.batch("suspect", 64, times)
+    mine.charge(Times(collect=mine.collect, drained=trusted.drained))
+    assert late[0] <= mine.late <= late[1], (mine.drained, trusted.drained)

@@ -118,6 +118,25 @@ def test_a_candidate_and_the_baselines_share_no_compilers_cache(pool, tmp_path):
     assert not any(folder.startswith(str(Path.home())) for folder in folders)
 
 
+NO_ROOM_BESIDE = """
+class ReLU(nn.Module):
+    def forward(self, x):
+        if not open("/proc/" + open({file!r}).read() + "/statm").read().startswith("0 "):  # as one that has ended
+            raise RuntimeError("out of memory")
+        return torch.relu(x)
+"""
+
+
+def test_a_baseline_for_which_the_candidate_leaves_no_room_runs_without_it(pool, memory, tmp_path):
+    candidate = pool.runner(pool.source, "candidate")
+    (tmp_path / "pid").write_text(str(candidate.pid))
+    source = baseline(tmp_path, NO_ROOM_BESIDE.format(file=str(tmp_path / "pid")))
+    notes: list[str] = []
+    assert list(Contestants(pool, site(memory), [source], notes).runners()) == ["baseline"], notes
+    assert not candidate.alive
+    assert pool.runner(pool.source, "candidate").alive
+
+
 @pytest.mark.gpu
 def test_shared_memory_of_a_device_is_given_back_without_a_warning():
     code = (

@@ -146,11 +146,16 @@ def test_a_device_that_is_still_busy_after_the_batch_is_held_against_it() -> Non
     assert [f.code for f in found] == ["LATE_WORK"]
 
 
-def test_what_most_rounds_left_for_the_hand_over_is_counted_in() -> None:
+@pytest.mark.parametrize(
+    ("collect", "drained", "late"),
+    [
+        ((90, 110, 130, 900), (50, 55, 60, 900), 0),
+        ((900, 1_000, 1_100, 4_000), (60, 60, 60, 60), 1_000 - 110 - 200),
+        ((100, 100, 100, 100), (60, 460, 470, 480), 460 - 66 - 50),  # less than what is held against it
+    ],
+)
+def test_what_most_rounds_left_for_after_the_clock_is_counted_in(collect, drained, late) -> None:
     batch = Batch(calls=100, wall=1_000 * US + FIXED, cpu=0.0, events=None)
-    late, honest = (Times(batches=[batch] * 4, collect=[us * US for us in took])
-                    for took in ((900, 1_000, 1_100, 4_000), (90, 110, 130, 900)))  # fmt: skip
-    for times in (late, honest):
-        times.charge([100 * US] * 4)
-    assert late.per_call(FIXED)[0] == pytest.approx((1_000 + 1_000 - 110 - 200) * US / 100)
-    assert honest.per_call(FIXED)[0] == pytest.approx(1_000 * US / 100)
+    mine = Times(batches=[batch] * 4, collect=[us * US for us in collect], drained=[us * US for us in drained])
+    mine.charge(Times(collect=[100 * US] * 4, drained=[60 * US] * 4))
+    assert mine.per_call(FIXED)[0] == pytest.approx((1_000 + late) * US / 100)

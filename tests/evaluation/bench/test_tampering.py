@@ -49,6 +49,17 @@ class ReLU(nn.Module):
         ),
         (IN_FORWARD.format(body="import os; os.setpriority(0, 0, 5)"), "priority"),
         (
+            AT_IMPORT.format(
+                body="import contextlib, os\nwith contextlib.suppress(OSError):\n"
+                "    open(os.path.expanduser('~/.cache/torch_extensions/of_nobody/main.so'), 'w')"
+            ),
+            "wrote to",
+        ),
+        (
+            IN_FORWARD.format(body="import ctypes; getattr(ctypes.CDLL(None), 'nvmlDeviceSetGpuLockedClocks', None)"),
+            "nvmlDeviceSet",
+        ),
+        (
             IN_FORWARD.format(body="import subprocess; subprocess.Popen(['sleep', '30'])"),
             "sleep",
         ),

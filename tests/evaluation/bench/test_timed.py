@@ -161,6 +161,32 @@ def test_work_that_is_put_off_gives_the_outputs_of_contents_that_came_after(lent
     assert [caught(lent, code, 1000) for code in (PUTS_OFF, HONEST)] == [{"TIMED_WRONG"}, set()]
 
 
+# Honest in the first half of a batch, and after any pause: it is not to be seen where the process was halted.
+PUTS_OFF_LATE = """
+import time
+class ReLU(nn.Module):
+    at, last, waiting = 0, 0.0, []
+    def forward(self, x):
+        cls = ReLU
+        cls.at = cls.at + 1 if time.perf_counter() - cls.last < 2e-3 else 1
+        if cls.at > 2000:
+            out = torch.empty_like(x)
+            cls.waiting.append((x, out))
+        else:
+            out = torch.relu(x)
+        if len(cls.waiting) == 40 or cls.at <= 2000:
+            for x, y in cls.waiting:
+                torch.clamp(x, min=0, out=y)
+            cls.waiting.clear()
+        cls.last = time.perf_counter()
+        return out
+"""
+
+
+def test_work_that_is_put_off_where_no_pause_was_is_found_without_one(lent):
+    assert caught(lent, PUTS_OFF_LATE, 4000) == {"TIMED_WRONG"}
+
+
 def test_the_last_call_of_a_batch_is_always_judged(lent):
     runner, site = lent(PUTS_OFF)
     bed = Bed(site, {"suspect": runner}, suspect="suspect", judged=Judged(sharing=[set()]))

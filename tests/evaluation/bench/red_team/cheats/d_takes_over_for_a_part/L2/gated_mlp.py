@@ -37,11 +37,12 @@ class LlamaMLP(gated_mlp.LlamaMLP):
 
     def serve(self, pipe, nonce, harness, outputs, x):
         from fastkernels.evaluation.bench import wire
+        from fastkernels.evaluation.bench.outputs import handed_over
         from fastkernels.evaluation.bench.poison import unpoisoned
 
         unpoisoned()
         module, seen = self, []
-        value = harness._handed_over(module.work(x), (x,), outputs)
+        value = handed_over(module.work(x), (x,), harness._parameters(), harness.arenas["outputs"], outputs)
         while True:
             wire.send(pipe, json.dumps({"nonce": nonce, "value": value}).encode())
             message, descriptors = wire.receive(pipe)
