@@ -212,7 +212,7 @@ def profiled(kernel: Kernel) -> dict[str, Any]:
 
 def calls_of_a_batch(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...], device: torch.device) -> int:
     """As many as the bench would make."""
-    from fastkernels.evaluation.bench.timed import BATCH_SECONDS, LEAST_CALLS, most_bytes
+    from fastkernels.evaluation.bench.batch_calls import batch_calls
 
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     for _ in range(WARM_CALLS):
@@ -223,8 +223,8 @@ def calls_of_a_batch(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...
     end.record()
     end.synchronize()
     largest = max(sum(t.numel() * t.element_size() for t in some) for some in (arguments, (out,)))
-    wanted = BATCH_SECONDS["cuda"] / (start.elapsed_time(end) / 1e3 / WARM_CALLS)
-    return int(max(1, min(max(wanted, LEAST_CALLS), most_bytes(device) / largest)))
+    seconds = start.elapsed_time(end) / 1e3 / WARM_CALLS
+    return batch_calls(seconds, bytes_of_call=largest, mode="eager", device=device)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import gc
 import json
 import os
 import pickle
-import socket
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -18,18 +17,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastkernels.evaluation.bench import wire
 from fastkernels.evaluation.bench.audit import Audit
 from fastkernels.evaluation.bench.batch import batch, counted
 from fastkernels.evaluation.bench.built import built
-from fastkernels.evaluation.bench.graphed import Replay, captured
+from fastkernels.evaluation.bench.chained import Chained
+from fastkernels.evaluation.bench.graphed import captured
 from fastkernels.evaluation.bench.loaded import loaded
 from fastkernels.evaluation.bench.observe import MOST_NAMES, loaded_libraries, observed, without_own_kernels
 from fastkernels.evaluation.bench.outputs import handed_over
 from fastkernels.evaluation.bench.packed import unpack
 from fastkernels.evaluation.bench.parts import Parts
 from fastkernels.evaluation.bench.poison import poison_free_memory, unpoisoned
-from fastkernels.evaluation.bench.shared import Arena, Place
+from fastkernels.evaluation.bench.shared import Arena, Moves, Place
 from fastkernels.evaluation.bench.snapshot import Snapshot
 from fastkernels.patches.build import Resolver
 from fastkernels.tasks.registry import get_task
@@ -43,31 +42,6 @@ class Refused(Exception):
         self.code = code
 
 
-def serve(pipe: socket.socket) -> None:
-    """Takes orders until the parent closes the socket."""
-    harness = Harness()
-    while True:
-        try:
-            message, descriptors = wire.receive(pipe)
-        except (EOFError, OSError):
-            return
-        verb, nonce, arguments = pickle.loads(message)
-        del message  # frames can be walked
-        if descriptors:
-            arguments["descriptors"] = descriptors
-        try:
-            value = getattr(harness, verb)(**arguments)
-            reply: dict[str, Any] = {"nonce": nonce, "value": value}
-        except Refused as error:
-            reply = {"nonce": nonce, "code": error.code, "error": str(error)}
-        except BaseException as error:  # noqa: BLE001 - a candidate may raise anything; the parent judges it
-            traceback.print_exc()
-            reply = {"nonce": nonce, "code": "CALL_ERROR", "error": f"{type(error).__name__}: {error}"[:1000]}
-            # A capture that failed is the parent's to deal with: it does not use this process again.
-            reply["broken"] = arguments.get("mode") != "graph" and harness.broken()
-        wire.send(pipe, json.dumps(reply).encode())
-
-
 class Harness:
     """The orders that a child takes, one method each."""
 
@@ -79,6 +53,7 @@ class Harness:
         self.compiled_forward: Any = None
         self.timed_forward: Any = None
         self.slots: list[tuple[Any, ...]] = []
+        self.chained: Chained | None = None  # in graph mode
         self.known: dict[bytes, tuple[Any, ...]] = {}
         self.kept: list[Any] = []
         self.snapshot: Snapshot | None = None
@@ -104,7 +79,7 @@ class Harness:
         """Maps one of the parent's arenas. What was mapped under the name before, and all that looks at it, goes."""
         if name == "inputs":
             self.known.clear()
-            self.slots, self.kept = [], []
+            self._unbind()
         if name == "parameters":
             self._forget()
         if self.arenas.pop(name, None) is not None and name == "parameters" and self.device.type == "cuda":
@@ -167,10 +142,11 @@ class Harness:
         self._sync()
         return told
 
-    def bind(self, *, slots: list[Any], mode: str) -> None:
+    def bind(self, *, slots: list[Any], mode: str, lengths: list[int]) -> None:
         """The arguments of timed calls, one slot a call, built once: contents change, tensors do not. In the mode
-        ``graph`` each slot's call is captured, ``compiled`` is through ``torch.compile``."""
-        self.slots, self.kept = [], []
+        ``graph`` each slot's call is captured, for batches of these ``lengths``; ``compiled`` is through
+        ``torch.compile``."""
+        self._unbind()
         gc.collect()
         gc.freeze()  # what judging left costs timed calls nothing
         if self.device.type == "cuda":
@@ -181,8 +157,7 @@ class Harness:
             self.compiled_forward = self.compiled_forward or self._compiled(self.forward)
             self.timed_forward = self.compiled_forward
         if mode == "graph":
-            self.slots = [(replay,) for replay in captured(self.forward, self.slots)]
-            self.timed_forward = Replay.__call__
+            self.chained = Chained(captured(self.forward, self.slots), lengths)
 
     def timed(self, *, order: list[int], paced: bool = False) -> dict[str, Any]:
         """One call for each slot named, in that order, then a device-wide synchronisation. All outputs are kept.
@@ -190,11 +165,21 @@ class Harness:
         The position in the batch is told in shared memory before each call: the parent may change what comes later.
         ``paced``: and only when the device has done all calls before it."""
         synchronize = self._sync if self.device.type == "cuda" else None
+        if self.chained is not None:
+            self.kept, events = self.chained.timed(order, synchronize)
+            return {"events": events}
         counter = memoryview(self.arenas["counter"].buffer).cast("q")
         coming = counted([self.slots[i] for i in order], counter, synchronize if paced else None)
         order.clear()
         self.kept, events = batch(self.timed_forward, coming, synchronize)
         return {"events": events}
+
+    def check(self, *, order: list[int], before: list[Moves], after: list[Moves]) -> None:
+        """The captured calls of the slots named, in that order; between them bytes of the staging arena are brought to
+        the inputs. All outputs are kept."""
+        assert self.chained is not None
+        inputs, staging = self.arenas["inputs"], self.arenas["staging"]
+        self.kept = self.chained.checked(order, before, after, inputs=inputs, staging=staging)
 
     def collect(self, *, order: list[int], outputs: list[list[Place]]) -> dict[str, Any]:
         """Hands over the outputs of all calls of the last timed batch; what is told of them, once for each kind."""
@@ -203,9 +188,7 @@ class Harness:
         which: list[int] = []
         parameters = self._parameters()
         for result, slot, places in zip(self.kept, order, outputs, strict=True):
-            arguments = self.slots[slot]
-            given = getattr(arguments[0], "arguments", arguments)  # of a graph
-            told = handed_over(result, given, parameters, self.arenas["outputs"], places)
+            told = handed_over(result, self.slots[slot], parameters, self.arenas["outputs"], places)
             kind = kinds.setdefault(json.dumps(told), len(found))
             if kind == len(found):
                 found.append(told)
@@ -260,6 +243,11 @@ class Harness:
     def _forget(self) -> None:
         """Lets go of the implementation and of what looks at its parameters."""
         self.module = self.forward = self.compiled_forward = self.timed_forward = None
+        self._unbind()
+
+    def _unbind(self) -> None:
+        """Lets go of the timed calls."""
+        self.chained = None
         self.slots, self.kept = [], []
 
     def _built(self, cls: type[nn.Module], resolve: Resolver | None = None) -> tuple[nn.Module, list[str]]:

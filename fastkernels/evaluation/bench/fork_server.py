@@ -237,7 +237,7 @@ def _preload() -> None:
     import torch
     import torch._dynamo  # replaces some of torch's functions when it is first imported
 
-    from fastkernels.evaluation.bench import child  # noqa: F401 - imported for the children
+    from fastkernels.evaluation.bench import serve  # noqa: F401 - imported for the children
     from fastkernels.tasks.registry import all_tasks
 
     torch.set_num_threads(1)  # a pool of threads would not survive the fork
@@ -258,8 +258,8 @@ def _preload() -> None:
 
 
 def _child(pipe_descriptor: int, log_descriptor: int) -> None:
-    from fastkernels.evaluation.bench.child import serve
     from fastkernels.evaluation.bench.confine import confine
+    from fastkernels.evaluation.bench.serve import serve
 
     status = 1
     try:

@@ -1,7 +1,9 @@
-"""Calls captured as CUDA graphs, one for each slot: what a serving engine replays in decode."""
+"""Calls captured as CUDA graphs, one for each slot: what a serving engine's decode step is made of."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,36 +14,46 @@ WARM_CALLS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replay:
-    """One captured call: calling it replays the graph and returns the graph's own outputs."""
+class Captured:
+    """One captured call, which is never instantiated by itself: its graph writes to ``outputs``."""
 
     graph: torch.cuda.CUDAGraph
     arguments: tuple[Any, ...]
     outputs: Any
 
-    def __call__(self) -> Any:
-        self.graph.replay()
-        return self.outputs
 
-
-def captured(forward: Callable[..., Any], slots: Sequence[tuple[Any, ...]]) -> list[Replay]:
-    """A graph for each slot's arguments, in one memory pool.
+def captured(forward: Callable[..., Any], slots: Sequence[tuple[Any, ...]]) -> list[Captured]:
+    """A graph for each slot's arguments, in one memory pool: what they share of it is right in this order only.
 
     Raises:
         RuntimeError: the implementation cannot be captured: it synchronises, or allocates what a graph cannot keep.
     """
-    side = torch.cuda.Stream()
+    side = _stream()
     side.wait_stream(torch.cuda.current_stream())
+    pool = torch.cuda.graph_pool_handle()
+    found = []
+    # Not torch.cuda.graph, which waits for the device and empties caches at each of thousands of captures.
     with torch.cuda.stream(side):
         for _ in range(WARM_CALLS):
             forward(*slots[0])
-    torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        for arguments in slots:
+            graph = torch.cuda.CUDAGraph(keep_graph=True)
+            graph.capture_begin(pool=pool)
+            try:
+                outputs = forward(*arguments)
+            except BaseException:
+                with contextlib.suppress(RuntimeError):  # which would hide why
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+            found.append(Captured(graph=graph, arguments=arguments, outputs=outputs))
     torch.cuda.synchronize()
-    found: list[Replay] = []
-    pool = torch.cuda.graph_pool_handle()
-    for arguments in slots:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            outputs = forward(*arguments)
-        found.append(Replay(graph=graph, arguments=arguments, outputs=outputs))
     return found
+
+
+@functools.cache
+def _stream() -> torch.cuda.Stream:
+    """One for all captures: libraries keep a workspace for each stream that they are called on."""
+    return torch.cuda.Stream()

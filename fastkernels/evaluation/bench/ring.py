@@ -12,7 +12,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fastkernels.evaluation.bench.inputs import clone
-from fastkernels.evaluation.bench.shared import Place, aligned, place
+from fastkernels.evaluation.bench.shared import Arena, Place, aligned, place
 from fastkernels.evaluation.bench.site import DRAWS, JITTER, Site
 from fastkernels.tasks.tensors import tensors
 
@@ -26,24 +26,17 @@ class Ring:
     def __init__(self, site: Site, slots: int) -> None:
         self.site, self.slots = site, slots
         self._generator = torch.Generator(device=site.device).manual_seed(secrets.randbits(62))
-        single, size = place(site.draws[0])
-        self._first = [p for p in pytree.tree_leaves(single) if isinstance(p, Place)]
+        self._single, size = place(site.draws[0])
+        self._first = [p for p in pytree.tree_leaves(self._single) if isinstance(p, Place)]
         self._step = max(1, MOST_RENEWED_BYTES // max(size, 1))
         self._bases = self._based(site.draws)
         floats = [p for p in self._first if p.dtype.is_floating_point and p.shape]
         # Rows that go with rows of numbers, or all there is: other integers (offsets, tables) mean what they are.
         self._rows = {p.shape[0] for p in floats or self._first if p.shape}
         self._redrawn = len(floats) < len(self._first) and size <= MOST_REDRAWN_BYTES
-        self.blocks: list[Place] = []  # of all slots of one tensor, as (slots, elements)
-        starts, end = [], 0
-        for where in self._first:
-            step = max(aligned(where.span * where.dtype.itemsize), 1) // where.dtype.itemsize
-            shape = (slots, where.span)
-            self.blocks.append(Place(offset=end, shape=shape, stride=(step, 1), dtype=where.dtype))
-            starts.append((end, step * where.dtype.itemsize))
-            end = aligned(end + slots * step * where.dtype.itemsize)
+        self.blocks, end = self.laid(slots)
         self.arena = site.memory.arena("inputs", end)
-        self.places = [self._slot(single, starts, i) for i in range(slots)]
+        self.places = [self.slot(self.blocks, i) for i in range(slots)]
         self.renew()
 
     @staticmethod
@@ -51,19 +44,41 @@ class Ring:
         """Shared memory that one slot takes."""
         return place(site.draws[0])[1]
 
+    def laid(self, slots: int, start: int = 0) -> tuple[list[Place], int]:
+        """Where so many slots lie from the byte ``start`` on: a block for each tensor, as (slots, elements); and the
+        byte after them."""
+        blocks = []
+        for where in self._first:
+            step = max(aligned(where.span * where.dtype.itemsize), 1) // where.dtype.itemsize
+            blocks.append(Place(offset=start, shape=(slots, where.span), stride=(step, 1), dtype=where.dtype))
+            start = aligned(start + slots * step * where.dtype.itemsize)
+        return blocks, start
+
+    def slot(self, blocks: list[Place], index: int) -> Any:
+        """The places of one slot's arguments in such blocks."""
+        counter = iter(blocks)
+
+        def one(where: Place) -> Place:
+            return replace(where, offset=row(next(counter), index))
+
+        return pytree.tree_map_only(Place, one, self._single)
+
     def renew(self, *, first: int | None = None, but: int | None = None) -> None:
         """New contents in every slot or the ``first`` so many, or in all ``but`` one: a draw of the case, each float
         moved, rows of integers in another order."""
-        slots = self.slots if first is None else min(first, self.slots)
+        self.fill(self.arena, self.blocks, self.slots if first is None else min(first, self.slots), but=but)
+
+    def fill(self, arena: Arena, blocks: list[Place], slots: int, *, but: int | None = None) -> None:
+        """New contents in the first so many slots of such blocks, or in all ``but`` one."""
         if self._redrawn:
             self._bases = self._based(self.site.drawn())
         for start in range(0, slots, self._step):
             end = min(start + self._step, slots)
             inside = but is not None and start <= but < end
             parts = [(start, but), (but + 1, end)] if inside and but is not None else [(start, end)]
-            for block, values in zip(self.blocks, self._values(end - start), strict=True):
+            for block, values in zip(blocks, self._values(end - start), strict=True):
                 for low, high in parts if values.numel() else ():
-                    self.arena.view(block)[low:high].copy_(values[low - start : high - start])
+                    arena.view(block)[low:high].copy_(values[low - start : high - start])
 
     def _values(self, count: int) -> list[torch.Tensor]:
         """Contents of so many slots, tensor by tensor, (count, span)."""
@@ -108,14 +123,10 @@ class Ring:
         """Gives one slot the ``contents`` of another."""
         self.arena.write(self.places[slot], contents)
 
-    def _slot(self, tree: Any, starts: list[tuple[int, int]], index: int) -> Any:
-        counter = iter(starts)
 
-        def one(where: Place) -> Place:
-            start, step = next(counter)
-            return replace(where, offset=start + index * step)
-
-        return pytree.tree_map_only(Place, one, tree)
+def row(block: Place, index: int) -> int:
+    """The byte where a slot's tensor starts in its block."""
+    return block.offset + index * block.stride[0] * block.dtype.itemsize
 
 
 def _stored(draw: Any, index: int, where: Place) -> torch.Tensor:

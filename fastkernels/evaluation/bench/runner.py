@@ -20,7 +20,7 @@ from fastkernels.evaluation.bench.fork_server import ForkServer
 from fastkernels.evaluation.bench.outputs import decode
 from fastkernels.evaluation.bench.replies import Batch, Called, Observed, RunnerFailed, absent, plausible
 from fastkernels.evaluation.bench.result import Mode
-from fastkernels.evaluation.bench.shared import Arena, Place
+from fastkernels.evaluation.bench.shared import Arena, Moves, Place
 from fastkernels.evaluation.bench.source import Source
 
 SOCKET_BYTES = 1 << 16
@@ -98,9 +98,9 @@ class Runner:
         self.arenas["outputs"].fill(0xFF)
         return self.described(self.order("call", places=places, outputs=list(outputs)), outputs)
 
-    def bind(self, slots: Sequence[Any], mode: Mode = "eager") -> None:
-        """Builds the arguments of timed calls, one slot a call, and what ``mode`` needs."""
-        self.order("bind", slots=list(slots), mode=mode)
+    def bind(self, slots: Sequence[Any], mode: Mode = "eager", *, lengths: Sequence[int] = ()) -> None:
+        """Builds the arguments of timed calls, one slot a call, and what ``mode`` needs for batches of ``lengths``."""
+        self.order("bind", slots=list(slots), mode=mode, lengths=list(lengths))
 
     def timed(self, slots: Sequence[int], *, paced: bool = False) -> Batch:
         """One batch. Its contents were written while the child stood still; the clock is read here.
@@ -122,6 +122,10 @@ class Runner:
         return Batch(
             calls=len(slots), wall=wall, cpu=cpu, events=float(events) if isinstance(events, (int, float)) else None
         )
+
+    def check(self, slots: Sequence[int], before: Sequence[Moves], after: Sequence[Moves]) -> None:
+        """Calls of graph mode that are not timed; ``before`` and ``after`` each, inputs come from the staging arena."""
+        self.order("check", order=list(slots), before=list(before), after=list(after))
 
     def collect(self, slots: Sequence[int], outputs: Sequence[Sequence[Place]]) -> Collected:
         """The outputs of all calls of the last batch, each copied to its places in the parent's memory."""

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 
 from fastkernels.errors import EvaluationError
+from fastkernels.evaluation.bench.batch_calls import batch_calls, most_bytes
 from fastkernels.evaluation.bench.bystander import Bystander
+from fastkernels.evaluation.bench.checked import Checked
 from fastkernels.evaluation.bench.inputs import Drawn
 from fastkernels.evaluation.bench.judge import judge_drawn
 from fastkernels.evaluation.bench.judged import Judged, unlike_tensors
@@ -27,10 +29,6 @@ from fastkernels.evaluation.bench.times import Contest, Times
 from fastkernels.evaluation.bench.trap import Trap
 from fastkernels.tasks.tensors import tensors
 
-BATCH_SECONDS = {"cpu": 0.02, "cuda": 0.02}
-MOST_CALLS, MOST_GRAPHS, LEAST_CALLS = 4096, 512, 16  # of a batch; the least where memory allows
-MOST_CPU_BYTES = 64 << 20  # of a batch's inputs, and of its outputs
-MOST_CUDA_BYTES, SHARE_OF_CUDA = 8 << 30, 1 / 20  # and of the device's memory: contestants keep two batches' outputs
 PICKS = 2  # calls of each batch whose outputs are judged, and the last one
 CACHES_FLUSHED = 3  # times the last-level cache that is written before a batch
 WARM_CALLS = (1, 16, 16)
@@ -69,7 +67,8 @@ class Bed:
         self.like = like.expected
 
     def estimates(self) -> dict[str, float]:
-        """Seconds of a call of each contestant, roughly; sets up the ring for the contest.
+        """Seconds of a call of each contestant, roughly; sets up the ring for the contest. A graph's calls are short
+        beside what a batch costs without them.
 
         Raises:
             RunnerFailed: the suspect fails in a batch; another that does leaves.
@@ -79,7 +78,8 @@ class Bed:
         for name in list(self.runners):
             batches = self._tried(name, [min(calls, self.ring.slots) for calls in WARM_CALLS])
             if batches:
-                found[name] = max(min(b.wall / b.calls for b in batches[1:]), 1e-7)
+                empty = self.batch(name, 0).wall if self.mode == "graph" else 0.0
+                found[name] = max(min((b.wall - empty) / b.calls for b in batches[1:]), 1e-7)
         return found
 
     def contest(self, estimates: Mapping[str, float], rounds: int) -> Contest:
@@ -92,7 +92,9 @@ class Bed:
             RunnerFailed: a contestant fails in a batch.
             EvaluationError: none of the others takes a batch.
         """
-        calls = self._calls(min(estimates.values()))
+        outputs = sum(t.numel() * t.element_size() for t in tensors(self.like))
+        room = max(outputs, self._slot)
+        calls = batch_calls(min(estimates.values()), bytes_of_call=room, mode=self.mode, device=self.site.device)
         self.bind(calls)
         if self.suspect is not None and self.suspect not in self.runners:
             return Contest(times={})  # so many calls it does not take in this mode; the notes say why
@@ -116,11 +118,15 @@ class Bed:
     def _trap(self, trusted: str) -> Trap | None:
         if self.suspect is None:
             return None
-        trap = Trap(self, self.suspect)
+        trap = self.trap(self.suspect)
         if not trap.possible:
             return None
         trap.watch(trusted)
         return trap
+
+    def trap(self, name: str) -> Trap:
+        """What finds out whether each call of the contestant does its own work, in this mode."""
+        return (Checked if self.mode == "graph" else Trap)(self, name)
 
     def _tried(self, name: str, sizes: list[int]) -> list[Batch]:
         """Batches of so many calls; a contestant that fails in one leaves, but for the suspect."""
@@ -158,27 +164,19 @@ class Bed:
         """Gives every contestant the arguments of so many calls; one that the mode does not take leaves."""
         if slots != self.ring.slots:
             self.ring = Ring(self.site, slots)
+        lengths = sorted({min(calls, slots) for calls in (*WARM_CALLS, slots)})
         for name, runner in list(self.runners.items()):
             try:
                 with self._turn(name):
                     runner.attach("counter", self.counter)
                     runner.attach("inputs", self.ring.arena)
-                    runner.bind(self.ring.places, self.mode)
+                    runner.bind(self.ring.places, self.mode, lengths=lengths)
             except RunnerFailed as error:
                 if error.code in HACKS or (name == self.suspect and (self.mode == "eager" or not runner.alive)):
                     raise
                 self.notes.append(f"{name} takes no {self.mode} mode: {error.brief}")
                 del self.runners[name]
             runner.stop()
-
-    def _calls(self, seconds: float) -> int:
-        """Calls of a batch: it lasts long enough, and no memory is short."""
-        kind = self.site.device.type
-        outputs = sum(t.numel() * t.element_size() for t in tensors(self.like))
-        room = most_bytes(self.site.device) / max(outputs, self._slot)
-        wanted = BATCH_SECONDS[kind] / seconds
-        most = MOST_GRAPHS if self.mode == "graph" else MOST_CALLS
-        return max(1, int(min(max(wanted, LEAST_CALLS), room, most)))
 
     def batch(self, name: str, calls: int, times: Times | None = None) -> Batch:
         """One batch: contents are written while every child stands still, then the clock runs."""
@@ -226,7 +224,7 @@ class Bed:
     def order(self, calls: int) -> list[int]:
         """The slots of a batch: all of them, or in a shorter one the first."""
         slots = self.chance.sample(range(calls), calls)
-        # Graphs share a pool: replayed as they were captured, none overwrites another's output.
+        # Captured calls share a pool: run as they were captured, none overwrites another's output.
         return sorted(slots) if self.mode == "graph" else slots
 
     def renew(self, calls: int | None = None) -> None:
@@ -290,10 +288,3 @@ class Bed:
         """Waits for what this process asked of the device."""
         if self.site.device.type == "cuda":
             torch.cuda.synchronize(self.site.device)
-
-
-def most_bytes(device: torch.device) -> float:
-    """Memory that a batch's inputs may take, and its outputs too."""
-    if device.type == "cpu":
-        return MOST_CPU_BYTES
-    return min(MOST_CUDA_BYTES, torch.cuda.get_device_properties(device).total_memory * SHARE_OF_CUDA)

@@ -17,7 +17,6 @@ from fastkernels.evaluation.bench.runner import Runner
 from fastkernels.evaluation.bench.site import Memory, Site
 from fastkernels.evaluation.bench.source import Source
 from fastkernels.evaluation.bench.timed import Bed
-from fastkernels.evaluation.bench.trap import Trap
 from fastkernels.tasks import get_task
 
 CPU = torch.device("cpu")
@@ -83,7 +82,7 @@ def codes(result: CaseResult) -> set[str]:
 
 def trapped(bed: Bed, name: str) -> list[Failure]:
     """As many traps in a row as it takes to know."""
-    trap = Trap(bed, name)
+    trap = bed.trap(name)
     while trap.wanted:
         trap.spring()
     return trap.failures()

@@ -48,6 +48,31 @@ class ReLU(nn.Module):
             cls.ready = {at + i * STEP: out for i, out in enumerate(torch.relu(flat).unbind())}
         return cls.ready[at]
 """
+WORKSPACE = """
+class ReLU(nn.Module):
+    kept = None
+    def forward(self, x):
+        if self.kept is None or self.kept.shape != x.shape:
+            self.kept = torch.empty_like(x)
+        return torch.clamp(x, min=0, out=self.kept).clone()
+"""
+GRAPH_INSIDE = """
+class ReLU(nn.Module):
+    graphs = {}
+    def forward(self, x):
+        key = (x.shape, x.stride(), x.dtype)
+        if x.numel() == 0:
+            return torch.relu(x)
+        if key not in self.graphs:
+            static, graph = x.clone(), torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                out = torch.relu(static)
+            self.graphs[key] = graph, static, out
+        graph, static, out = self.graphs[key]
+        static.copy_(x)
+        graph.replay()
+        return out.clone()
+"""
 
 
 def test_all_clocks_tell_one_time():
@@ -57,6 +82,8 @@ def test_all_clocks_tell_one_time():
     for timing in case.timing.values():
         assert timing.event_seconds == pytest.approx(timing.seconds, rel=0.1)
         assert timing.kernel_seconds < 1.3 * timing.seconds
+    graph = case.timing["graph"]
+    assert graph.seconds < 1.3 * graph.kernel_seconds, graph
     assert 0.2 < case.roofline_share < 1.5
 
 
@@ -131,6 +158,9 @@ def bound(server, written):
         (HONEST, "graph", set()),
         (READS_AHEAD, "eager", {"STALE_OUTPUT"}),
         (PUTS_OFF, "eager", {"TIMED_WRONG"}),
+        (READS_AHEAD, "graph", {"STALE_OUTPUT"}),
+        (PUTS_OFF, "graph", {"TIMED_WRONG"}),
+        (WORKSPACE, "graph", set()),
         (ALL_AT_ONCE.replace("COUNT", "256").replace("STEP", "1024"), "graph", {"STALE_OUTPUT"}),
     ],
 )
@@ -174,3 +204,24 @@ def test_what_a_device_still_does_after_the_clock_is_counted_in(bound, code, lat
             bed.batch("suspect", 64, times)
     mine.charge(Times(collect=mine.collect, drained=trusted.drained))
     assert late[0] <= mine.late <= late[1], (mine.drained, trusted.drained)
+
+
+def test_a_graph_of_many_calls_gives_the_outputs_of_each(bound):
+    bed = bound(HONEST, "graph", 300)
+    runner = bed.runners["suspect"]
+    for calls in (300, 16, 300):
+        bed.renew()
+        order = bed.order(calls)
+        contents = [bed.ring.contents(slot) for slot in order]
+        runner.timed(order)
+        runner.stop()
+        collected = runner.collect(order, bed.site.outputs_for(runner, [bed.like] * calls))
+        runner.stop()
+        assert all(torch.equal(collected.pick(i).outputs, torch.relu(x)) for i, (x,) in enumerate(contents))
+
+
+@pytest.mark.parametrize(("code", "mode"), [(WORKSPACE, "graph"), (GRAPH_INSIDE, None)])
+def test_an_honest_candidate_is_scored_as_a_graph_or_else_eager(written, code, mode):
+    for case in bench({"relu": written(code).file}, cases=["rows"], **QUICK | {"modes": ["eager", "graph"]}).cases:
+        assert case.gate, case.failures
+        assert case.mode == "graph" if mode else case.mode == "graph" or "no graph mode" in " ".join(case.notes)

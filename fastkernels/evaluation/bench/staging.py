@@ -1,0 +1,62 @@
+"""What a checked batch brings to its slots: contents that are there for one call only, in an arena of the parent's."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from fastkernels.evaluation.bench.inputs import clone
+from fastkernels.evaluation.bench.ring import Ring, row
+from fastkernels.evaluation.bench.shared import Moves, Place
+
+# Of a tensor's elements, halved so many times, only some differ in every other call: to see whether contents are new
+# all of them must be read.
+PART_SHIFTS = range(3, 20)
+LEAST_NEW = 3  # calls whose contents are wholly new
+
+
+class Staging:
+    """True contents for the calls of the given ``slots``, and others that come later."""
+
+    def __init__(self, ring: Ring, slots: Sequence[int], chance: random.Random) -> None:
+        self.ring, self.slots = ring, list(slots)
+        self._true, end = ring.laid(len(slots))
+        self._later, end = ring.laid(len(slots), end)
+        self.arena = ring.site.memory.arena("staging", end)
+        for blocks in (self._true, self._later):
+            ring.fill(self.arena, blocks, len(slots))
+        for index in range(LEAST_NEW, len(slots), 2):
+            self._differ_in_part(index, chance)
+
+    def _differ_in_part(self, index: int, chance: random.Random) -> None:
+        """True contents that are those of the slot but for some elements of each tensor of floats, if it has one."""
+        if not any(block.dtype.is_floating_point for block in self._true):
+            return
+        for block, there in zip(self._true, self.ring.blocks, strict=True):
+            true, old = self.arena.view(block)[index], self.ring.arena.view(there)[self.slots[index]]
+            count = max(1, len(true) >> chance.choice(PART_SHIFTS)) if block.dtype.is_floating_point else 0
+            start = chance.randrange(max(1, len(true) - count + 1))
+            part = true[start : start + count].clone()
+            true.copy_(old)
+            true[start : start + count] = part
+
+    def contents(self, index: int) -> tuple[Any, Any, Any]:
+        """Copies of the arguments (packed) of one call: those that are true, those in its slot now, those for later."""
+        true, later = (self.arena.views(self.ring.slot(blocks, index)) for blocks in (self._true, self._later))
+        return clone(true), self.ring.contents(self.slots[index]), clone(later)
+
+    def before(self) -> list[Moves]:
+        """What brings each call its true contents: from here to the inputs."""
+        return [self._moves(self._true, index) for index in range(len(self.slots))]
+
+    def after(self) -> list[Moves]:
+        """What brings later contents to where each call's were."""
+        return [self._moves(self._later, index) for index in range(len(self.slots))]
+
+    def _moves(self, blocks: list[Place], index: int) -> Moves:
+        return [
+            (row(there, self.slots[index]), row(block, index), block.shape[1] * block.dtype.itemsize)
+            for there, block in zip(self.ring.blocks, blocks, strict=True)
+            if block.shape[1]
+        ]
