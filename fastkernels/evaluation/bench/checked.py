@@ -93,10 +93,12 @@ class Checked(Trap):
         contents = {i: staging.contents(i) for i in judged}
         bed.synchronize()
         runner.attach("staging", staging.arena)
-        # Where outputs may be the inputs themselves, or next to them, nothing comes after the call.
-        runner.check(slots, staging.before(), staging.after() if bed.may_scribble else [[]] * len(slots))
-        runner.stop()
-        collected = runner.collect(slots, bed.site.outputs_for(runner, [bed.like] * len(slots)))
+        outputs = bed.site.outputs_for(runner, [bed.like] * len(slots))
+        with bed.turn(name):
+            # Where outputs may be the inputs themselves, or next to them, nothing comes after the call.
+            runner.check(slots, staging.before(), staging.after() if bed.may_scribble else [[]] * len(slots))
+            runner.stop()
+            collected = runner.collect(slots, outputs)
         runner.stop()
         kinds = (kind_of(collected.pick(i).outputs, c, self._right) for i, c in contents.items())
         return {kind for kind in kinds if kind is not None}

@@ -167,7 +167,7 @@ class Bed:
         lengths = sorted({min(calls, slots) for calls in (*WARM_CALLS, slots)})
         for name, runner in list(self.runners.items()):
             try:
-                with self._turn(name):
+                with self.turn(name):
                     runner.attach("counter", self.counter)
                     runner.attach("inputs", self.ring.arena)
                     runner.bind(self.ring.places, self.mode, lengths=lengths)
@@ -198,11 +198,11 @@ class Bed:
 
     def timed(self, name: str, slots: Sequence[int], *, paced: bool = False) -> Batch:
         """One batch of the contestant's over contents that are there, as ``Runner.timed``."""
-        with self._turn(name):
+        with self.turn(name):
             return self.runners[name].timed(slots, paced=paced)
 
     @contextlib.contextmanager
-    def _turn(self, name: str) -> Iterator[None]:
+    def turn(self, name: str) -> Iterator[None]:
         """In which one contestant works. What a baseline does not do is told as its own: not scored, or TAMPERED where
         it was killed, for nobody here does that.
 
@@ -251,7 +251,7 @@ class Bed:
         ]
         runner = self.runners[name]
         outputs = self.site.outputs_for(runner, [self.like] * len(slots))
-        with self._turn(name):
+        with self.turn(name):
             collected = runner.collect(slots, outputs)
         times.collect.append(collected.seconds)
         for pick, one in zip(picks, drawn, strict=True):

@@ -135,10 +135,9 @@ class Trap:
         return self.possible and most < ENOUGH and self._sprung - most < misses
 
     def spring(self) -> None:
-        """One batch: halted once, or, on the CPU in every second, touched at many places without a pause."""
+        """One batch."""
         self._sprung += 1
-        touched = self.bed.may_scribble and not self._on_device and self._sprung % 2 == 0
-        self._seen.update(self._touched() if touched else self._caught())
+        self._seen.update(self._caught())
 
     def watch(self, trusted: str) -> None:
         """A batch of a contestant that makes its calls one by one. On CUDA positions say when calls were launched."""
@@ -162,7 +161,12 @@ class Trap:
         return [Failure(code=code, where=where, detail=DETAILS[code]) for code in found[:1]]
 
     def _caught(self) -> set[str]:
-        """Codes of what one batch shows."""
+        """Codes of what one batch shows: halted once, or, on the CPU in every second, touched without a pause."""
+        touched = self.bed.may_scribble and not self._on_device and self._sprung % 2 == 0
+        return self._touched() if touched else self._halted()
+
+    def _halted(self) -> set[str]:
+        """Codes of what one batch shows in the middle of which the child is halted, and inputs change."""
         bed, runner, calls = self.bed, self.bed.runners[self.name], self.bed.ring.slots
         if self._on_device and not self._wall:
             self._wall = bed.batch(self.name, calls).wall

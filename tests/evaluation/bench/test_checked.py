@@ -44,6 +44,7 @@ class InProcess(Runner):
     """A child in this process: it takes the parent's orders, and ``capture`` makes its slots' graphs."""
 
     pid = os.getpid()
+    seconds = 3600.0  # of an order: one process is all contestants, and runs in everybody's turn
 
     def __init__(self, capture):
         self.arenas, self.device, self.capture, self.harness = {}, CPU, capture, Harness()
