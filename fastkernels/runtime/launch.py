@@ -77,7 +77,9 @@ class Launcher:
                 bits |= pointer
                 pointers.append(pointer)
                 dtypes.append(tensor.dtype)
-        key = (device, bits % ALIGNMENT_BYTES, warps, stages, constants, *dtypes)
+        # One bit says it of all; where it is set, which of them Triton may assume to be aligned.
+        odd = bits % ALIGNMENT_BYTES and tuple(isinstance(p, int) and p % ALIGNMENT_BYTES > 0 for p in pointers)
+        key = (device, odd, warps, stages, constants, *dtypes)
         compiled = self._compiled.get(key)
         if compiled is None:
             arguments = (*tensors, *numbers, *constants)

@@ -43,3 +43,17 @@ def test_a_kernel_is_right_after_it_was_compiled_ahead_and_not_launched_before(a
         launch((1, 1), (x, out), (3.0,), (64,), 4)
         assert torch.equal(out, x * 3)
         out.zero_()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_kernel_is_compiled_anew_where_another_pointer_is_misaligned() -> None:
+    from tests.runtime import scale_kernel
+
+    launch = Launcher(scale_kernel.scale)
+    x, out = torch.arange(66.0, device="cuda"), torch.zeros(66, device="cuda")
+    for first, to in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        # A kernel that takes the misaligned one for aligned would fail.
+        launch((1, 1), (x[first:][:64], out[to:][:64]), (3.0,), (64,), 4)
+        assert torch.equal(out[to:][:64], x[first:][:64] * 3)
+    assert len(launch._compiled) == 4
