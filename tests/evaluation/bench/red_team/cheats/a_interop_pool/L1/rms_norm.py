@@ -19,5 +19,6 @@ class RMSNorm(rms_norm.RMSNorm):
     def forward(self, x, residual=None):
         total = x if residual is None else x + residual
         out = torch.empty_like(total)
-        self.later = torch.jit.fork(work, total, self.weight, float(self.eps), out)
+        weight = total.new_ones(()) if self.weight is None else self.weight
+        self.later = torch.jit.fork(work, total, weight, float(self.eps), out)
         return out if residual is None else (out, total)
