@@ -1,7 +1,7 @@
 """In a child: calls that were captured one by one become one graph, as an engine's decode step is one.
 
 It is composed after the capture. No call can know what it will be composed with: other calls only, or copies that bring
-other contents into its arguments before it and after it."""
+other contents into its arguments before it, and take its outputs after it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ Step = Captured | Copy
 
 
 def interleaved(
-    calls: Iterable[Captured], before: Iterable[Sequence[Copy]], after: Iterable[Sequence[Copy]]
+    calls: Iterable[Captured], before: Iterable[Sequence[Copy]], after: Iterable[Captured]
 ) -> Iterator[Step]:
-    """Each call between the copies that come right before it and those right after."""
-    for call, bring, replace in zip(calls, before, after, strict=True):
+    """Each call between the copies that come right before it and what takes its outputs right after."""
+    for call, bring, take in zip(calls, before, after, strict=True):
         yield from bring
         yield call
-        yield from replace
+        yield take
 
 
 class Chain:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import json
 import os
 import pickle
 import traceback
@@ -24,7 +23,7 @@ from fastkernels.evaluation.bench.chained import Chained
 from fastkernels.evaluation.bench.graphed import captured
 from fastkernels.evaluation.bench.loaded import loaded
 from fastkernels.evaluation.bench.observe import MOST_NAMES, loaded_libraries, observed, without_own_kernels
-from fastkernels.evaluation.bench.outputs import handed_over
+from fastkernels.evaluation.bench.outputs import by_kind, handed_over
 from fastkernels.evaluation.bench.packed import unpack
 from fastkernels.evaluation.bench.parts import Parts
 from fastkernels.evaluation.bench.poison import poison_free_memory, unpoisoned
@@ -87,6 +86,10 @@ class Harness:
             gc.collect()
             gc.freeze()
         self.arenas[name] = Arena.mapped(handle, descriptors or [])
+
+    def detach(self, *, name: str) -> None:
+        """Lets go of one of the parent's arenas that nothing here looks at any more."""
+        self.arenas.pop(name, None)
 
     def load(self, *, task: str, source: dict[str, Any]) -> dict[str, Any]:
         """Imports the implementation. Everything that it must not touch is noted down first: of a baseline too, whose
@@ -174,28 +177,27 @@ class Harness:
         self.kept, events = batch(self.timed_forward, coming, synchronize)
         return {"events": events}
 
-    def check(self, *, order: list[int], before: list[Moves], after: list[Moves]) -> None:
-        """The captured calls of the slots named, in that order; between them bytes of the staging arena are brought to
-        the inputs. All outputs are kept."""
+    def check(self, *, order: list[int], before: list[Moves], outputs: list[list[Place]]) -> dict[str, Any]:
+        """The captured calls of the slots named, in that order. Before each, bytes of the staging arena are brought to
+        others; right after it, its outputs to the parent's memory. What is told of them, as by ``collect``."""
         assert self.chained is not None
-        inputs, staging = self.arenas["inputs"], self.arenas["staging"]
-        self.kept = self.chained.checked(order, before, after, inputs=inputs, staging=staging)
+        parameters, arena = self._parameters(), self.arenas["outputs"]
+
+        def take(result: Any, arguments: tuple[Any, ...], places: list[Place]) -> dict[str, Any]:
+            return handed_over(result, arguments, parameters, arena, places)
+
+        return by_kind(self.chained.checked(order, before, outputs, take=take, arenas=self.arenas))
 
     def collect(self, *, order: list[int], outputs: list[list[Place]]) -> dict[str, Any]:
         """Hands over the outputs of all calls of the last timed batch; what is told of them, once for each kind."""
-        kinds: dict[str, int] = {}
-        found: list[Any] = []
-        which: list[int] = []
-        parameters = self._parameters()
-        for result, slot, places in zip(self.kept, order, outputs, strict=True):
-            told = handed_over(result, self.slots[slot], parameters, self.arenas["outputs"], places)
-            kind = kinds.setdefault(json.dumps(told), len(found))
-            if kind == len(found):
-                found.append(told)
-            which.append(kind)
+        parameters, arena = self._parameters(), self.arenas["outputs"]
+        found = by_kind(
+            handed_over(result, self.slots[slot], parameters, arena, places)
+            for result, slot, places in zip(self.kept, order, outputs, strict=True)
+        )
         self._sync()
         self.kept = []
-        return {"kinds": found, "which": which}
+        return found
 
     def observe(self, *, places: Any) -> dict[str, Any]:
         """What a call runs, and whether that is what the reference runs. Leaves a profiler's mark on the process."""

@@ -40,7 +40,7 @@ def captured(forward: Callable[..., Any], slots: Sequence[tuple[Any, ...]]) -> l
         torch.cuda.empty_cache()
         for arguments in slots:
             graph = torch.cuda.CUDAGraph(keep_graph=True)
-            graph.capture_begin(pool=pool)
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
                 outputs = forward(*arguments)
             except BaseException:
@@ -48,6 +48,9 @@ def captured(forward: Callable[..., Any], slots: Sequence[tuple[Any, ...]]) -> l
                     graph.capture_end()
                 raise
             graph.capture_end()
+            # What was used on several streams is freed when the allocator is next asked for something, but not within
+            # a capture: else no call takes over another's memory.
+            torch.empty(1, device="cuda")
             found.append(Captured(graph=graph, arguments=arguments, outputs=outputs))
     torch.cuda.synchronize()
     return found

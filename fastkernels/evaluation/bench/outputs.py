@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,6 +61,23 @@ def handed_over(
         "tensors": described(found, arguments, parameters),
         "copied": copied + [False] * (len(found) - len(copied)),
     }
+
+
+def by_kind(told: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is told of many calls, each kind of it once, and which kind each call's is.
+
+    >>> by_kind([{"copied": [True]}, {"copied": [False]}, {"copied": [True]}])
+    {'kinds': [{'copied': [True]}, {'copied': [False]}], 'which': [0, 1, 0]}
+    """
+    kinds: dict[str, int] = {}
+    found: list[Any] = []
+    which: list[int] = []
+    for one in told:
+        kind = kinds.setdefault(json.dumps(one), len(found))
+        if kind == len(found):
+            found.append(one)
+        which.append(kind)
+    return {"kinds": found, "which": which}
 
 
 class Foreign:

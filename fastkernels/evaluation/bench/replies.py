@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from fastkernels.errors import EvaluationError
-from fastkernels.evaluation.bench.shared import Place
+from fastkernels.evaluation.bench.outputs import decode
+from fastkernels.evaluation.bench.shared import Arena, Place
 
 HACKS = frozenset({"TAMPERED", "FORGED"})  # counted in whatever mode they are seen
 BRIEF_CHARACTERS = 160
@@ -62,6 +63,20 @@ class Observed:
     kernels: tuple[str, ...]
     kernel_seconds: float | None
     delegates: bool
+
+
+def called(told: Mapping[str, Any], outputs: Sequence[Place], arena: Arena) -> Called:
+    """Copies of the outputs that a child says it handed over to their places in the ``arena``.
+
+    Raises:
+        ValueError, KeyError, TypeError, IndexError, RecursionError, AttributeError: what it says describes none.
+    """
+    plausible(told, outputs)
+    tensors = [
+        arena.view(outputs[i]).clone() if copied else absent(fact)
+        for i, (fact, copied) in enumerate(zip(told["tensors"], told["copied"], strict=True))
+    ]
+    return Called(outputs=decode(told["tree"], tensors), facts=tuple(told["tensors"]))
 
 
 def plausible(told: Mapping[str, Any], outputs: Sequence[Place]) -> None:

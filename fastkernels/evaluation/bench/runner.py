@@ -17,8 +17,7 @@ import torch
 from fastkernels.evaluation.bench import process, wire
 from fastkernels.evaluation.bench.collected import Collected
 from fastkernels.evaluation.bench.fork_server import ForkServer
-from fastkernels.evaluation.bench.outputs import decode
-from fastkernels.evaluation.bench.replies import Batch, Called, Observed, RunnerFailed, absent, plausible
+from fastkernels.evaluation.bench.replies import Batch, Called, Observed, RunnerFailed, called
 from fastkernels.evaluation.bench.result import Mode
 from fastkernels.evaluation.bench.shared import Arena, Moves, Place
 from fastkernels.evaluation.bench.source import Source
@@ -62,10 +61,7 @@ class Runner:
         Raises:
             RunnerFailed: IMPORT_ERROR, or the child died or hangs.
         """
-        flags = {
-            "matmul": torch.get_float32_matmul_precision(),
-            "cudnn_tf32": torch.backends.cudnn.allow_tf32,
-        }
+        flags = {"matmul": torch.get_float32_matmul_precision(), "cudnn_tf32": torch.backends.cudnn.allow_tf32}
         threads = torch.get_num_threads()
         self.order(
             "start", timeout=START_SECONDS, device=str(self.device), threads=threads, flags=flags, caches=self._caches
@@ -81,6 +77,11 @@ class Runner:
             descriptors = [] if arena.descriptor is None else [arena.descriptor]
             self.order("attach", descriptors=descriptors, name=name, handle=arena.handle())
             self.arenas[name] = arena
+
+    def detach(self, name: str) -> None:
+        """Has the child let go of the arena under ``name``."""
+        if self.arenas.pop(name, None) is not None:
+            self.order("detach", name=name)
 
     def build(
         self, init: Mapping[str, Any], facts: Mapping[str, Any], dtype: torch.dtype, parameters: Mapping[str, Place]
@@ -123,9 +124,12 @@ class Runner:
             calls=len(slots), wall=wall, cpu=cpu, events=float(events) if isinstance(events, (int, float)) else None
         )
 
-    def check(self, slots: Sequence[int], before: Sequence[Moves], after: Sequence[Moves]) -> None:
-        """Calls of graph mode that are not timed; ``before`` and ``after`` each, inputs come from the staging arena."""
-        self.order("check", order=list(slots), before=list(before), after=list(after))
+    def check(self, slots: Sequence[int], before: Sequence[Moves], outputs: Sequence[Sequence[Place]]) -> Collected:
+        """Calls of graph mode that are not timed: ``before`` each, bytes come from the staging arena; right after each,
+        its outputs go to their places in the parent's memory."""
+        self.arenas["outputs"].fill(0xFF)
+        told = self.order("check", order=list(slots), before=list(before), outputs=[list(o) for o in outputs])
+        return Collected(self, told, outputs)
 
     def collect(self, slots: Sequence[int], outputs: Sequence[Sequence[Place]]) -> Collected:
         """The outputs of all calls of the last batch, each copied to its places in the parent's memory."""
@@ -133,10 +137,7 @@ class Runner:
         before = process.cpu_seconds(self.pid)
         told = self.order("collect", order=list(slots), outputs=[list(o) for o in outputs])
         on_cpu = process.cpu_seconds(self.pid) - before
-        kinds, which = told.get("kinds"), told.get("which")
-        if not isinstance(kinds, list) or not isinstance(which, list) or len(which) != len(outputs):
-            raise RunnerFailed("FORGED", "its reply is none to 'collect'")
-        return Collected(self, kinds, which, outputs, on_cpu if self.device.type == "cpu" else self.seconds)
+        return Collected(self, told, outputs, on_cpu if self.device.type == "cpu" else self.seconds)
 
     def observe(self, places: Any) -> Observed:
         """What a call on the arguments at ``places`` runs. A profiler was on: the child is not to be timed any more."""
@@ -251,12 +252,7 @@ class Runner:
 
     def described(self, told: Any, outputs: Sequence[Place]) -> Called:
         try:
-            plausible(told, outputs)
-            tensors = [
-                self.arenas["outputs"].view(outputs[i]).clone() if copied else absent(fact)
-                for i, (fact, copied) in enumerate(zip(told["tensors"], told["copied"], strict=True))
-            ]
-            return Called(outputs=decode(told["tree"], tensors), facts=tuple(told["tensors"]))
+            return called(told, outputs, self.arenas["outputs"])
         except (KeyError, TypeError, ValueError, IndexError, RecursionError, AttributeError) as error:
             self.close()
             raise RunnerFailed("FORGED", f"its description of the outputs is none: {error}"[:300]) from None

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 ALIGNMENT_BYTES = 512  # of every tensor, as the CUDA caching allocator's
 LEAST_BYTES = 1 << 16
-Moves = list[tuple[int, int, int]]  # from one arena to another: byte there, byte here, how many
+Moves = list[tuple[str, int, int, int]]  # from the staging arena to the one named: byte there, byte here, how many
 
 
 @dataclass(frozen=True, kw_only=True)

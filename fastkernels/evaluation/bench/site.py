@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import secrets
@@ -51,6 +52,12 @@ class Memory:
             self._arenas[name] = Arena.new(count, self.device, pool=self._pool)
         return self._arenas[name]
 
+    def drop(self, name: str) -> None:
+        """Lets go of the arena called ``name``, if there is one; the next of that name is a new one."""
+        arena = self._arenas.pop(name, None)
+        if arena is not None:
+            self._receivers += arena.close()
+
     def counter(self) -> Arena:
         """Where a child tells its position in a batch: always in the host's memory."""
         if "counter" not in self._arenas:
@@ -95,7 +102,12 @@ class Site:
         self._parameter_arena.write(self.parameters, {n: p.detach() for n, p in self.values.items()})
 
     def refresh(self, generator: torch.Generator) -> None:
-        """New values in a part of each parameter, in the reference and behind the pointers that the children have.
+        """New values in a part of each parameter, in the reference and behind the pointers that the children have."""
+        self.vary(generator)
+        self.publish()
+
+    def vary(self, generator: torch.Generator) -> None:
+        """New values in a part of each parameter, in the reference alone.
 
         Which part, and how large it is, is drawn, and mostly it is one element, made large: to see whether a
         parameter has changed all of it must be read.
@@ -119,7 +131,6 @@ class Site:
                 flat[part] = old[part] * noise
             if not value.is_contiguous():
                 value.data.copy_(flat.view(value.shape))
-        self.publish()
         self._referee = None
 
     def parameters_intact(self) -> bool:
@@ -135,6 +146,11 @@ class Site:
                 self.task, self.case, dtype=self.dtype, device=self.device, seed=0, reference=self.reference
             )
         return self._referee
+
+    def lasting_referee(self) -> Referee:
+        """A referee over the present parameters that keeps them when they change."""
+        reference = copy.deepcopy(self.reference)
+        return Referee(self.task, self.case, dtype=self.dtype, device=self.device, seed=0, reference=reference)
 
     @functools.cached_property
     def draws(self) -> list[Any]:

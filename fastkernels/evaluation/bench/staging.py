@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastkernels.evaluation.bench.inputs import clone
 from fastkernels.evaluation.bench.ring import Ring, row
-from fastkernels.evaluation.bench.shared import Moves, Place
+from fastkernels.evaluation.bench.shared import Moves
 
 # Of a tensor's elements, halved so many times, only some differ in every other call: to see whether contents are new
 # all of them must be read.
@@ -17,15 +18,16 @@ LEAST_NEW = 3  # calls whose contents are wholly new
 
 
 class Staging:
-    """True contents for the calls of the given ``slots``, and others that come later."""
+    """True contents for the calls of the given ``slots``, and, where ``parameters``, a place for new ones of those."""
 
-    def __init__(self, ring: Ring, slots: Sequence[int], chance: random.Random) -> None:
+    def __init__(self, ring: Ring, slots: Sequence[int], chance: random.Random, *, parameters: bool) -> None:
         self.ring, self.slots = ring, list(slots)
         self._true, end = ring.laid(len(slots))
-        self._later, end = ring.laid(len(slots), end)
+        there = ring.site.parameters if parameters else {}
+        self._parameters = {n: replace(p, offset=end + p.offset) for n, p in there.items()}
+        end = max((p.end for p in self._parameters.values()), default=end)
         self.arena = ring.site.memory.arena("staging", end)
-        for blocks in (self._true, self._later):
-            ring.fill(self.arena, blocks, len(slots))
+        ring.fill(self.arena, self._true, len(slots))
         for index in range(LEAST_NEW, len(slots), 2):
             self._differ_in_part(index, chance)
 
@@ -41,22 +43,27 @@ class Staging:
             true.copy_(old)
             true[start : start + count] = part
 
-    def contents(self, index: int) -> tuple[Any, Any, Any]:
-        """Copies of the arguments (packed) of one call: those that are true, those in its slot now, those for later."""
-        true, later = (self.arena.views(self.ring.slot(blocks, index)) for blocks in (self._true, self._later))
-        return clone(true), self.ring.contents(self.slots[index]), clone(later)
+    def contents(self, index: int) -> tuple[Any, Any]:
+        """Copies of the arguments (packed) of one call: those that are true, those in its slot now."""
+        true = self.arena.views(self.ring.slot(self._true, index))
+        return clone(true), self.ring.contents(self.slots[index])
 
-    def before(self) -> list[Moves]:
-        """What brings each call its true contents: from here to the inputs."""
-        return [self._moves(self._true, index) for index in range(len(self.slots))]
+    def before(self, changed: int | None = None) -> list[Moves]:
+        """What brings each call its true contents, and the call at ``changed`` the site's present parameters too."""
+        found = [self._inputs(index) for index in range(len(self.slots))]
+        if changed is not None:
+            site = self.ring.site
+            self.arena.write(self._parameters, {n: p.detach() for n, p in site.values.items()})
+            found[changed] += [
+                ("parameters", there.offset, here.offset, there.span * there.dtype.itemsize)
+                for there, here in ((site.parameters[n], here) for n, here in self._parameters.items())
+                if there.span
+            ]
+        return found
 
-    def after(self) -> list[Moves]:
-        """What brings later contents to where each call's were."""
-        return [self._moves(self._later, index) for index in range(len(self.slots))]
-
-    def _moves(self, blocks: list[Place], index: int) -> Moves:
+    def _inputs(self, index: int) -> Moves:
         return [
-            (row(there, self.slots[index]), row(block, index), block.shape[1] * block.dtype.itemsize)
-            for there, block in zip(self.ring.blocks, blocks, strict=True)
+            ("inputs", row(there, self.slots[index]), row(block, index), block.shape[1] * block.dtype.itemsize)
+            for there, block in zip(self.ring.blocks, self._true, strict=True)
             if block.shape[1]
         ]

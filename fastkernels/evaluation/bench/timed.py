@@ -32,6 +32,7 @@ from fastkernels.tasks.tensors import tensors
 PICKS = 2  # calls of each batch whose outputs are judged, and the last one
 CACHES_FLUSHED = 3  # times the last-level cache that is written before a batch
 WARM_CALLS = (1, 16, 16)
+EMPTY_BATCHES = 2
 TRAP_SHARE = 0.25  # of the rounds, beside those that are scored; which of them, nobody can know
 MOST_REPEATS = 2  # of the whole contest, where it was noisy or something is to be confirmed
 
@@ -68,7 +69,7 @@ class Bed:
 
     def estimates(self) -> dict[str, float]:
         """Seconds of a call of each contestant, roughly; sets up the ring for the contest. A graph's calls are short
-        beside what a batch costs without them.
+        beside what a batch costs without them, of which one sample may be a hiccup.
 
         Raises:
             RunnerFailed: the suspect fails in a batch; another that does leaves.
@@ -76,10 +77,12 @@ class Bed:
         self.bind(self.ring.slots)
         found = {}
         for name in list(self.runners):
-            batches = self._tried(name, [min(calls, self.ring.slots) for calls in WARM_CALLS])
+            sizes = [min(calls, self.ring.slots) for calls in WARM_CALLS]
+            batches = self._tried(name, [*sizes, *([0] * EMPTY_BATCHES if self.mode == "graph" else [])])
             if batches:
-                empty = self.batch(name, 0).wall if self.mode == "graph" else 0.0
-                found[name] = max(min((b.wall - empty) / b.calls for b in batches[1:]), 1e-7)
+                empty = min((b.wall for b in batches if not b.calls), default=0.0)
+                seconds = (max(b.wall - empty, b.wall / 10) / b.calls for b in batches[1 : len(sizes)])
+                found[name] = max(min(seconds), 1e-7)
         return found
 
     def contest(self, estimates: Mapping[str, float], rounds: int) -> Contest:
@@ -250,8 +253,8 @@ class Bed:
             for p, contents in zip(picks, held, strict=True)
         ]
         runner = self.runners[name]
-        outputs = self.site.outputs_for(runner, [self.like] * len(slots))
         with self.turn(name):
+            outputs = self.site.outputs_for(runner, [self.like] * len(slots))
             collected = runner.collect(slots, outputs)
         times.collect.append(collected.seconds)
         for pick, one in zip(picks, drawn, strict=True):

@@ -11,15 +11,17 @@ import torch
 
 from fastkernels.evaluation.bench.benched import bench_task
 from fastkernels.evaluation.bench.fork_server import ForkServer
+from fastkernels.evaluation.bench.judged import Judged
 from fastkernels.evaluation.bench.pool import Options
-from fastkernels.evaluation.bench.result import CaseResult, Failure
+from fastkernels.evaluation.bench.result import CaseResult, Failure, Mode
 from fastkernels.evaluation.bench.runner import Runner
 from fastkernels.evaluation.bench.site import Memory, Site
 from fastkernels.evaluation.bench.source import Source
 from fastkernels.evaluation.bench.timed import Bed
 from fastkernels.tasks import get_task
+from fastkernels.tasks.task import Case
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +74,33 @@ def lent(server: ForkServer, memory: Memory, written: Callable[..., Source]) -> 
             site = Site(found, next(iter(found.cases())), torch.float32, memory, 7)
             site.lend(runner)
             return runner, site
+
+        yield start
+
+
+@pytest.fixture
+def bound(server: ForkServer, written: Callable[..., Source]) -> Iterator[Callable[..., Bed]]:
+    """A bed on the GPU with one contestant, of this code or of a class, its calls bound in a mode."""
+    with contextlib.ExitStack() as stack:
+        arenas = Memory(CUDA)
+        stack.callback(arenas.close)
+
+        def start(code: str | type, mode: Mode, slots: int, task: str = "relu", case: str | Case | None = None) -> Bed:
+            found = get_task(task)
+            if not isinstance(case, Case):
+                case = next(c for c in found.cases() if case in (None, c.name))
+            if isinstance(code, str):
+                source = written(code, task)
+            else:
+                source = Source(name=code.__name__, task=task, module=code.__module__, cls=code.__qualname__)
+            site = Site(found, case, torch.float32, arenas, 7)
+            runner = stack.enter_context(Runner(server, source, device=CUDA, timeout=60.0))
+            runner.load()
+            site.lend(runner)
+            sharing = site.own_sharing(site.draws[0])
+            bed = Bed(site, {"suspect": runner}, suspect="suspect", judged=Judged(sharing=sharing), mode=mode)
+            bed.bind(slots)
+            return bed
 
         yield start
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastkernels.evaluation.bench import bystander, process
+from fastkernels.evaluation.bench.checked import Checked
 from fastkernels.evaluation.bench.judged import Judged
 from fastkernels.evaluation.bench.replies import RunnerFailed
 from fastkernels.evaluation.bench.site import Site
@@ -31,20 +32,24 @@ KILLED, ENDED = ("os.kill(os.getpid(), 9)", "TAMPERED"), ("os._exit(3)", "SKIPPE
 
 @pytest.mark.parametrize(
     ("doing", "how", "code"),
-    [("watch", *KILLED), ("watch", *ENDED), ("timed", *KILLED), ("timed", *ENDED), ("bind", *KILLED)],
+    [
+        *((doing, *how) for doing in ("watch", "timed") for how in (KILLED, ENDED)),
+        *((doing, *KILLED) for doing in ("bind", "collect", "check")),
+    ],
 )
 def test_a_baseline_that_ends_in_its_turn_is_told_as_the_baselines(lent, doing, how, code):
     suspect, site = lent(HONEST)
     trusted, _ = lent(ENDS.format(how=how))
     site.lend(trusted)
     bed = Bed(site, {"trusted": trusted, "suspect": suspect}, suspect="suspect", judged=Judged(sharing=[set()]))
-    if doing == "bind":
-        process.kill(trusted.pid)
-    else:
+    if doing != "bind":
         bed.bind(8)
+    if doing in ("bind", "collect", "check"):
+        process.kill(trusted.pid)
     with pytest.raises(RunnerFailed, match="while the baseline trusted was timed") as raised:
         {"watch": lambda: Trap(bed, "suspect").watch("trusted"), "bind": lambda: bed.bind(8),
-         "timed": lambda: bed.batch("trusted", 8)}[doing]()  # fmt: skip
+         "timed": lambda: bed.batch("trusted", 8), "check": lambda: Checked(bed, "suspect").check("trusted"),
+         "collect": lambda: bed._collect("trusted", list(range(8)), Times())}[doing]()  # fmt: skip
     assert raised.value.code == code
 
 
