@@ -99,7 +99,7 @@ class ReLU(nn.Module):
 """
 
 
-@pytest.mark.parametrize("mode", ["eager", "compiled"])
+@pytest.mark.parametrize("mode", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_what_is_timed_is_forward_whatever_else_a_candidate_can_be_called_by(lent, mode):
     runner, site = lent(OWN_CALL)
     bed = Bed(site, {"suspect": runner}, suspect="suspect", judged=Judged(sharing=[set()]), mode=mode)

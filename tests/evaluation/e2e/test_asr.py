@@ -73,6 +73,7 @@ def test_the_prefix_asks_for_a_transcript_where_the_model_says_how() -> None:
     assert session(model).prefix(2).tolist() == 2 * [[3, 11, 12, 14]]
 
 
+@pytest.mark.slow  # a language model's compiled steps are checked by default
 def test_compiled_steps_give_the_eager_answer_and_tokens() -> None:
     torch.compiler.reset()
     eager, compiled = session(tiny_whisper()), session(tiny_whisper(), mode="default")
