@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fastkernels.evaluation.bench.collected import Collected
-from fastkernels.evaluation.bench.inputs import Referee
-from fastkernels.evaluation.bench.judge import judge_drawn
 from fastkernels.evaluation.bench.replies import RunnerFailed
 from fastkernels.evaluation.bench.result import Failure
 from fastkernels.evaluation.bench.shared import Moves
@@ -114,7 +112,8 @@ class Checked(Trap):
         found = set()
         for i, (true, decoys) in contents.items():
             is_new = changed is not None and i >= changed
-            present, before = partial(self._right, site.referee if is_new else old), partial(self._right, old)
+            before = partial(self._is, referee=old)
+            present = partial(self._is, referee=site.referee) if is_new else before
             wrong = [("decoys", partial(present, decoys))]
             wrong += [("old parameters", partial(before, true)), ("decoys", partial(before, decoys))] if is_new else []
             found.add(kind_of(collected.pick(i).outputs, partial(present, true), wrong))
@@ -138,11 +137,3 @@ class Checked(Trap):
             runner.detach("staging")
         runner.stop()
         return collected
-
-    def _right(self, referee: Referee, arguments: Any, got: Any) -> bool | None:
-        """Whether the outputs are right for these arguments; None where the reference says nothing of them."""
-        drawn = referee.expect(arguments, name="a call of the graph")
-        if drawn is None:
-            return None
-        task, dtype = self.bed.site.task, self.bed.site.dtype
-        return not judge_drawn(drawn, got, None, task=task, dtype=dtype).failures

@@ -41,12 +41,10 @@ def captured(forward: Callable[..., Any], slots: Sequence[tuple[Any, ...]]) -> l
         for arguments in slots:
             graph = torch.cuda.CUDAGraph(keep_graph=True)
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-            try:
+            with contextlib.ExitStack() as failed:
+                failed.callback(_abandon, graph)
                 outputs = forward(*arguments)
-            except BaseException:
-                with contextlib.suppress(RuntimeError):  # which would hide why
-                    graph.capture_end()
-                raise
+                failed.pop_all()
             graph.capture_end()
             # What was used on several streams is freed when the allocator is next asked for something, but not within
             # a capture: else no call takes over another's memory.
@@ -54,6 +52,12 @@ def captured(forward: Callable[..., Any], slots: Sequence[tuple[Any, ...]]) -> l
             found.append(Captured(graph=graph, arguments=arguments, outputs=outputs))
     torch.cuda.synchronize()
     return found
+
+
+def _abandon(graph: torch.cuda.CUDAGraph) -> None:
+    """Ends a capture whose call has raised: that is what is to be told."""
+    with contextlib.suppress(RuntimeError):
+        graph.capture_end()
 
 
 @functools.cache

@@ -53,6 +53,10 @@ class Batch:
     cpu: float
     events: float | None
 
+    def beyond(self, empty: float) -> float:
+        """Seconds beyond those of a batch without calls; a tenth at least, for that one may have been held up."""
+        return max(self.wall - empty, self.wall / 10)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:

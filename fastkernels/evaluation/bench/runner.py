@@ -49,7 +49,7 @@ class Runner:
         self._child = server.fork()
         self._stopped = False
         self._privileges = self._granted()
-        self.seconds = self.collected = 0.0
+        self.seconds = 0.0
 
     @property
     def pid(self) -> int:

@@ -16,6 +16,7 @@ from fastkernels.errors import EvaluationError
 from fastkernels.evaluation.bench.batch_calls import batch_calls, most_bytes
 from fastkernels.evaluation.bench.bystander import Bystander
 from fastkernels.evaluation.bench.checked import Checked
+from fastkernels.evaluation.bench.collected import Collected
 from fastkernels.evaluation.bench.inputs import Drawn
 from fastkernels.evaluation.bench.judge import judge_drawn
 from fastkernels.evaluation.bench.judged import Judged, unlike_tensors
@@ -81,7 +82,7 @@ class Bed:
             batches = self._tried(name, [*sizes, *([0] * EMPTY_BATCHES if self.mode == "graph" else [])])
             if batches:
                 empty = min((b.wall for b in batches if not b.calls), default=0.0)
-                seconds = (max(b.wall - empty, b.wall / 10) / b.calls for b in batches[1 : len(sizes)])
+                seconds = (b.beyond(empty) / b.calls for b in batches[1 : len(sizes)])
                 found[name] = max(min(seconds), 1e-7)
         return found
 
@@ -252,13 +253,16 @@ class Bed:
             self.site.referee.expect(contents, name=f"timed call {p + 1} of {len(slots)}")
             for p, contents in zip(picks, held, strict=True)
         ]
-        runner = self.runners[name]
-        with self.turn(name):
-            outputs = self.site.outputs_for(runner, [self.like] * len(slots))
-            collected = runner.collect(slots, outputs)
+        collected = self.collected(name, slots)
         times.collect.append(collected.seconds)
         for pick, one in zip(picks, drawn, strict=True):
             self._judge_pick(one, collected.pick(pick))
+
+    def collected(self, name: str, slots: Sequence[int]) -> Collected:
+        """The outputs of the contestant's last batch, of the slots in its order, in the parent's memory."""
+        runner = self.runners[name]
+        with self.turn(name):
+            return runner.collect(slots, self.site.outputs_for(runner, [self.like] * len(slots)))
 
     def _picks(self, calls: int) -> list[int]:
         """Positions in a batch whose outputs are judged: of work that is put off until a later call, the last is not

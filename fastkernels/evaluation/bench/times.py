@@ -27,7 +27,7 @@ class Times:
 
     def per_call(self, fixed: float) -> list[float]:
         """Seconds of a call in each round: a batch less what a batch without calls takes, and what came late."""
-        return [(max(b.wall - fixed, b.wall / 10) + self.late) / b.calls for b in self.batches]
+        return [(b.beyond(fixed) + self.late) / b.calls for b in self.batches]
 
     def charge(self, usual: Times) -> None:
         """Counts in what handing over took longer than in the same round of a trusted one, and what the device was busy

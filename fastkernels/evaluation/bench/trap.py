@@ -17,6 +17,7 @@ from fastkernels.evaluation.bench.result import Failure
 
 if TYPE_CHECKING:
     from fastkernels.evaluation.bench.collected import Collected
+    from fastkernels.evaluation.bench.inputs import Referee
     from fastkernels.evaluation.bench.runner import Runner
     from fastkernels.evaluation.bench.timed import Bed
 
@@ -182,15 +183,9 @@ class Trap:
             meanwhile=lambda told: self._refresh(change, order, told),
             drain=self._drain,
         )
-        try:
-            # Of long calls a device is given many before it does the first: half of the batches go by its pace. The
-            # child can tell those, so the others do not.
-            bed.timed(self.name, order, paced=self._on_device and self._sprung % 2 == 1)
-        finally:
-            told = halt.end()
-        runner.stop()
-        collected = runner.collect(order, bed.site.outputs_for(runner, [bed.like] * calls))
-        runner.stop()
+        # Of long calls a device is given many before it does the first: half of the batches go by its pace. The child
+        # can tell those, so the others do not.
+        told, collected = self._ran(order, halt, paced=self._on_device and self._sprung % 2 == 1)
         found = set() if told == calls else {"TAMPERED"}
         if not self._on_device and halt.pace.in_bursts(self._usual):
             found.add("CLOCK_MISMATCH")
@@ -219,18 +214,24 @@ class Trap:
 
         places = sorted(bed.chance.sample(range(calls), min(TOUCHES, calls)))
         halt = Halt(bed, runner, calls, places=places, meanwhile=touch)
-        try:
-            bed.timed(self.name, order)
-        finally:
-            told = halt.end()
-        runner.stop()
-        collected = runner.collect(order, bed.site.outputs_for(runner, [bed.like] * calls))
-        runner.stop()
+        told, collected = self._ran(order, halt)
         wrong = {
             code for position, (code, contents) in touched.items()
             if code and self._is(contents, collected.pick(position).outputs) is False
         }  # fmt: skip
         return wrong if told == calls else wrong | {"TAMPERED"}
+
+    def _ran(self, order: list[int], halt: Halt, *, paced: bool = False) -> tuple[int, Collected]:
+        """The position that was told last in a batch during which ``halt`` is at work, and the batch's outputs."""
+        bed, runner = self.bed, self.bed.runners[self.name]
+        try:
+            bed.timed(self.name, order, paced=paced)
+        finally:
+            told = halt.end()
+        runner.stop()
+        collected = bed.collected(self.name, order)
+        runner.stop()
+        return told, collected
 
     @property
     def _on_device(self) -> bool:
@@ -275,10 +276,11 @@ class Trap:
                 found.add("STALE_OUTPUT")
         return found
 
-    def _is(self, arguments: Any, got: Any) -> bool | None:
-        """Whether the outputs are right for these arguments and the present parameters; None where nobody knows."""
+    def _is(self, arguments: Any, got: Any, *, referee: Referee | None = None) -> bool | None:
+        """Whether the outputs are right for these arguments and the present parameters, or those of ``referee``; None
+        where nobody knows."""
         site = self.bed.site
-        drawn = site.referee.expect(arguments, name="a call in the batch")
+        drawn = (referee or site.referee).expect(arguments, name="a call in the batch")
         if drawn is None:
             return None
         return not judge_drawn(drawn, got, None, task=site.task, dtype=site.dtype).failures
